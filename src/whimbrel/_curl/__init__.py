@@ -1,0 +1,1 @@
+"""The curl backend: the driver, the options table, transfers, handles and errors."""

@@ -1,0 +1,558 @@
+"""libcurl's multi interface on an asyncio loop. Knows no HTTP: `start`, `cancel`, `close`.
+
+The rules:
+
+1. No libcurl callback calls into libcurl, and none raises into it: one exception out of
+   M_SOCKETFUNCTION ends every transfer with code 42 and poisons the multi. What is asked for
+   while libcurl is running waits for the next turn of the loop.
+2. Timer -1 deletes the timer; a new value replaces the old one; 0 is soon, not now.
+3. The same fd number may come back as another socket (curl's MULTI-EV page, "Come Again"). A
+   socket whose transfer ended stays registered while its connection idles, but every activation
+   is modify-or-register. An event on an idle socket unregisters it; a registration that cannot
+   be taken back (a forked child still holds the socket) means: build a new epoll.
+4. Socket callbacks may fire during `close()`.
+5. A failing `socket_action` is fatal for the multi: its transfers fail, a new one is built.
+6. No heartbeat. If one seems needed, a rule above is broken.
+
+With epoll, libcurl's sockets sit in an epoll of our own, and the loop watches that one fd: one
+wake-up serves every socket that is ready, and the loop's own bookkeeping is never touched.
+Elsewhere (or when asked for) each socket is given to ``loop.add_reader`` and ``add_writer``.
+See docs/internals/driver.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pycurl
+
+Done = Callable[[int, str], None]
+
+FAILED = -1
+"""The code that `done` gets when not libcurl's transfer but the driver under it failed."""
+
+_IN, _OUT = pycurl.POLL_IN, pycurl.POLL_OUT
+
+
+class Driver:
+    """Runs easy handles on one multi handle.
+
+    :param loop: the loop; every method is called in its thread.
+    :param on_idle_event: called with the fd of an idle connection that became readable, that is:
+        was closed, or sent what nobody asked for.
+    :param use_epoll: False takes ``loop.add_reader`` per socket; None takes epoll where it is.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_idle_event: Callable[[int], None],
+        *,
+        use_epoll: bool | None = None,
+        max_connections: int | None = None,
+    ) -> None:
+        self._loop = loop
+        self._on_idle_event = on_idle_event
+        self._max_connections = max_connections
+        self._transfers: dict[pycurl.Curl, Done] = {}
+        # Of every socket that libcurl opened: whose transfer asked for it.
+        self._openers: dict[int, pycurl.Curl] = {}
+        self._inside = False  # libcurl is on the stack
+        self._deferred: list[Callable[[], None]] = []
+        self._broken: list[int] = []  # fds that could not be watched
+        self._closed = False
+        if use_epoll is None:
+            use_epoll = hasattr(select, "epoll")
+        self._poller: _EpollPoller | _LoopPoller = (_EpollPoller if use_epoll else _LoopPoller)(
+            loop, self._on_ready, self._on_batch
+        )
+        self._open_multi()
+
+    def _open_multi(self) -> None:
+        self._due: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._soon: asyncio.Handle | None = None
+        self._multi = multi = pycurl.CurlMulti()
+        multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
+        multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
+        if self._max_connections is not None:
+            multi.setopt(pycurl.M_MAXCONNECTS, self._max_connections)
+
+    # What the owner asks for
+
+    def start(self, easy: pycurl.Curl, done: Done) -> None:
+        """Begin a transfer; ``done(code, message)`` is called once, from the loop, at its end.
+
+        `code` is libcurl's (0 is success), or `FAILED`. When `done` is called, the handle is
+        the caller's again.
+        """
+        if self._closed:
+            raise RuntimeError("the driver is closed")
+        self._transfers[easy] = done
+        if self._inside:
+            self._defer(lambda: self._add(easy))
+        else:
+            self._add(easy)
+
+    def cancel(self, easy: pycurl.Curl) -> None:
+        """End a transfer without a word, and close its handle and its connection."""
+        if self._transfers.pop(easy, None) is None:
+            return
+        if self._inside:
+            self._defer(lambda: self._discard(easy))
+        else:
+            self._discard(easy)
+
+    def pause(self, easy: pycurl.Curl, mask: int) -> None:
+        """Set which directions of a transfer are paused (libcurl's PAUSE_* bits)."""
+        if self._inside:
+            self._defer(lambda: self.pause(easy, mask))
+            return
+        if easy not in self._transfers:
+            return
+        self._inside = True
+        try:
+            easy.pause(mask)
+        except pycurl.error as error:
+            self._finish(easy, *_reason(error))
+        finally:
+            self._inside = False
+        # An unpaused transfer may have everything it needs in libcurl's own buffers, where no
+        # socket event tells of it.
+        self._run_soon()
+
+    def opened(self, fd: int, easy: pycurl.Curl) -> None:
+        """Note that libcurl opened `fd` for `easy`: whom to tell if it cannot be watched."""
+        self._openers[fd] = easy
+
+    def close(self) -> None:
+        """Free everything; what is in flight is dropped without a word."""
+        if self._closed:
+            return
+        self._closed = True
+        transfers, self._transfers = self._transfers, {}
+        if self._inside:
+            # Closed from within a callback: libcurl must return first.
+            multi, poller = self._multi, self._poller
+
+            def finish() -> None:
+                _close_multi(multi, list(transfers))
+                poller.close()
+
+            self._loop.call_soon(finish)
+        else:
+            _close_multi(self._multi, list(transfers))
+            self._poller.close()
+        self._drop_timers()
+        self._openers.clear()
+
+    def abandon(self) -> None:
+        """Forget everything without touching a shared socket: for the child of a fork."""
+        self._closed = True
+        self._transfers.clear()
+        _immortal.append((self._multi, self._poller))
+
+    def __len__(self) -> int:
+        return len(self._transfers)
+
+    # Into libcurl
+
+    def _add(self, easy: pycurl.Curl) -> None:
+        if easy not in self._transfers:
+            easy.close()  # cancelled before it began
+            return
+        self._inside = True
+        try:
+            self._multi.add_handle(easy)
+        except pycurl.error as error:
+            self._finish(easy, *_reason(error), added=False)
+        finally:
+            self._inside = False
+
+    def _discard(self, easy: pycurl.Curl) -> None:
+        self._inside = True
+        try:
+            self._multi.remove_handle(easy)
+        except pycurl.error:
+            pass  # it never got in, or is out already
+        finally:
+            self._inside = False
+        easy.close()
+        self._after()
+
+    def _action(self, fd: int, mask: int) -> bool:
+        """Let libcurl act on a socket or its timers; False if that ended the multi (rule 5)."""
+        self._inside = True
+        try:
+            _, running = self._multi.socket_action(fd, mask)
+        except pycurl.error as error:
+            self._inside = False
+            if not self._closed:
+                self._rebuild(error)
+            return False
+        finally:
+            self._inside = False
+        self._running = running
+        return True
+
+    _running = 0
+
+    def _reap(self) -> None:
+        """Hand over what has finished."""
+        if self._running >= len(self._transfers):
+            return
+        more = True
+        while more and not self._closed:
+            more, succeeded, failed = self._multi.info_read()
+            for easy in succeeded:
+                self._finish(easy, 0, "")
+            for easy, code, message in failed:
+                self._finish(easy, code, message)
+
+    def _finish(self, easy: pycurl.Curl, code: int, message: str, *, added: bool = True) -> None:
+        done = self._transfers.pop(easy, None)
+        if done is None:
+            return  # cancelled in a callback; its removal is deferred
+        if added:
+            self._inside = True
+            try:
+                self._multi.remove_handle(easy)
+            finally:
+                self._inside = False
+            done(code, message)
+        else:
+            # start() promised not to call back from inside itself.
+            self._loop.call_soon(done, code, message)
+
+    def _rebuild(self, error: pycurl.error) -> None:
+        """Replace a multi that failed; its transfers fail with it, the next one works."""
+        transfers, self._transfers = self._transfers, {}
+        self._drop_timers()
+        old = self._multi
+        self._poller.clear()
+        self._openers.clear()
+        self._open_multi()
+        _close_multi(old, list(transfers), close_handles=False)
+        for done in transfers.values():
+            done(FAILED, f"libcurl's multi handle failed: {error}")
+
+    def _after(self) -> None:
+        """Do what callbacks asked for while libcurl was running."""
+        while self._deferred and not self._closed:
+            deferred, self._deferred = self._deferred, []
+            for call in deferred:
+                call()
+
+    def _defer(self, call: Callable[[], None]) -> None:
+        if not self._deferred:
+            self._loop.call_soon(self._after)
+        self._deferred.append(call)
+
+    # From libcurl (rule 1: these only take note)
+
+    def _on_timer(self, timeout_ms: int) -> None:
+        if self._closed:
+            return
+        if timeout_ms < 0:
+            self._due = None
+        elif timeout_ms == 0:
+            self._due = None
+            self._run_soon()
+        else:
+            self._due = due = self._loop.time() + timeout_ms / 1000
+            # An alarm that rings early looks at _due again: moving a deadline later is free.
+            if self._alarm is None or self._alarm.when() > due:
+                if self._alarm is not None:
+                    self._alarm.cancel()
+                self._alarm = self._loop.call_at(due, self._ring)
+
+    def _on_socket(self, what: int, fd: int, multi: pycurl.CurlMulti, data: Any) -> None:
+        if self._closed or multi is not self._multi:
+            return
+        try:
+            if what == pycurl.POLL_REMOVE:
+                self._poller.idle(fd)
+            else:
+                self._poller.watch(fd, what)
+        except (OSError, ValueError, RuntimeError, NotImplementedError):
+            # No descriptor left, or none that can be watched: only its transfer must fail.
+            self._broken.append(fd)
+            if len(self._broken) == 1:
+                self._loop.call_soon(self._fail_broken)
+
+    # From the loop
+
+    def _run_soon(self) -> None:
+        if self._soon is None and not self._closed:
+            self._soon = self._loop.call_soon(self._on_soon)
+
+    def _on_soon(self) -> None:
+        self._soon = None
+        if self._closed:
+            return
+        # First what lies on idle sockets: a connection that must not be used again has to be
+        # known before a new transfer picks one.
+        self._poller.drain()
+        if not self._closed and self._action(pycurl.SOCKET_TIMEOUT, 0):
+            self._reap()
+            self._after()
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._closed or self._due is None:
+            return
+        # The loop's clock may end a hair early: then ring again.
+        if self._due > self._loop.time() + 0.0005:
+            self._alarm = self._loop.call_at(self._due, self._ring)
+            return
+        self._due = None
+        self._on_soon()
+
+    def _on_ready(self, fd: int, mask: int) -> None:
+        """A socket that libcurl watches is ready."""
+        self._action(fd, mask)
+
+    def _on_batch(self, idle: list[int]) -> None:
+        """Every socket of one wake-up was served; `idle` had events though none was due."""
+        for fd in idle:
+            self._on_idle_event(fd)
+        if not self._closed:
+            self._reap()
+            self._after()
+
+    def _fail_broken(self) -> None:
+        broken, self._broken = self._broken, []
+        if self._closed:
+            return
+        message = "the event loop cannot watch a socket: out of file descriptors?"
+        for fd in broken:
+            easy = self._openers.get(fd)
+            owners = [easy] if easy in self._transfers else self._users_of(fd)
+            for owner in owners:
+                self._finish(owner, FAILED, message)
+
+    def _users_of(self, fd: int) -> list[pycurl.Curl]:
+        """The transfers that may be on `fd`; where libcurl does not tell, those without a fd."""
+        sockets = {}
+        for easy in self._transfers:
+            try:
+                sockets[easy] = easy.getinfo(pycurl.ACTIVESOCKET)
+            except pycurl.error:
+                sockets[easy] = -1
+        return [e for e, s in sockets.items() if s == fd] or [
+            e for e, s in sockets.items() if s == -1
+        ]
+
+    def _drop_timers(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self._soon is not None:
+            self._soon.cancel()
+        self._alarm = self._soon = self._due = None
+
+
+class _EpollPoller:
+    """All of libcurl's sockets behind one fd, which the loop reads."""
+
+    _TO_EPOLL = (
+        {
+            pycurl.POLL_IN: select.EPOLLIN,
+            pycurl.POLL_OUT: select.EPOLLOUT,
+            pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
+        }
+        if hasattr(select, "epoll")
+        else {}
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_ready: Callable[[int, int], None],
+        on_batch: Callable[[list[int]], None],
+    ) -> None:
+        self._loop = loop
+        self._on_ready = on_ready
+        self._on_batch = on_batch
+        self._watched: set[int] = set()
+        self._epoll: select.epoll | None = None
+        self._open()
+
+    def _open(self) -> None:
+        epoll = select.epoll()
+        try:
+            self._loop.add_reader(epoll.fileno(), self.drain)
+        except BaseException:
+            epoll.close()
+            raise
+        self._epoll = epoll
+        self._masks: dict[int, int] = {}
+
+    def watch(self, fd: int, what: int) -> None:
+        if self._epoll is None:
+            self._open()
+            assert self._epoll is not None
+        events = self._TO_EPOLL[what]
+        if fd in self._masks:
+            # libcurl may have closed it and got the number again: epoll forgot the old one.
+            try:
+                self._epoll.modify(fd, events)
+            except FileNotFoundError:
+                self._epoll.register(fd, events)
+        else:
+            try:
+                self._epoll.register(fd, events)
+            except FileExistsError:
+                self._epoll.modify(fd, events)
+        self._masks[fd] = what
+        self._watched.add(fd)
+
+    def idle(self, fd: int) -> None:
+        self._watched.discard(fd)
+        if self._masks.get(fd) != _IN and fd in self._masks:
+            # Writable for ever: an idle connection is watched for reading alone.
+            assert self._epoll is not None
+            try:
+                self._epoll.modify(fd, select.EPOLLIN)
+                self._masks[fd] = _IN
+            except OSError:
+                self._masks.pop(fd, None)  # closed already; epoll forgot it too
+
+    def drain(self) -> None:
+        """Serve every socket that is ready."""
+        epoll = self._epoll
+        if epoll is None:
+            return
+        idle: list[int] = []
+        stuck = False
+        for fd, events in epoll.poll(0):
+            if fd in self._watched:
+                if events == 1:
+                    self._on_ready(fd, 1)
+                else:
+                    mask = 0
+                    if events & (select.EPOLLIN | select.EPOLLHUP):
+                        mask |= pycurl.CSELECT_IN
+                    if events & select.EPOLLOUT:
+                        mask |= pycurl.CSELECT_OUT
+                    if events & select.EPOLLERR:
+                        mask |= pycurl.CSELECT_ERR
+                    self._on_ready(fd, mask)
+                if self._epoll is not epoll:
+                    return  # the multi behind these sockets is gone
+            else:
+                self._masks.pop(fd, None)
+                try:
+                    epoll.unregister(fd)
+                    idle.append(fd)
+                except OSError:
+                    stuck = True
+        if stuck:
+            self._replace()
+        self._on_batch(idle)
+
+    def _replace(self) -> None:
+        """A closed socket still reports: another process holds it. Leave that epoll to it."""
+        watched = {fd: self._masks[fd] for fd in self._watched if fd in self._masks}
+        self.clear()
+        for fd, what in watched.items():
+            try:
+                self.watch(fd, what)
+            except OSError:
+                self._watched.discard(fd)
+
+    def clear(self) -> None:
+        """Forget every socket."""
+        if self._epoll is not None:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._epoll = None
+        self._watched.clear()
+        self._masks = {}
+
+    def close(self) -> None:
+        if self._epoll is not None and self._loop.is_closed():
+            self._epoll.close()
+            self._epoll = None
+        self.clear()
+
+
+class _LoopPoller:
+    """Each of libcurl's sockets on the loop itself, for platforms without epoll."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_ready: Callable[[int, int], None],
+        on_batch: Callable[[list[int]], None],
+    ) -> None:
+        self._loop = loop
+        self._on_ready = on_ready
+        self._on_batch = on_batch
+        self._watched: dict[int, int] = {}
+
+    def watch(self, fd: int, what: int) -> None:
+        before = self._watched.get(fd, 0)
+        # Not a selector's idea of the fd but libcurl's: the number may be a new socket.
+        self._remove(fd, before)
+        self._watched[fd] = what
+        if what & _IN:
+            self._loop.add_reader(fd, self._ready, fd, pycurl.CSELECT_IN)
+        if what & _OUT:
+            self._loop.add_writer(fd, self._ready, fd, pycurl.CSELECT_OUT)
+
+    def _remove(self, fd: int, what: int) -> None:
+        if what & _IN:
+            self._loop.remove_reader(fd)
+        if what & _OUT:
+            self._loop.remove_writer(fd)
+
+    def idle(self, fd: int) -> None:
+        # libcurl closes a socket right after this call or never: it may not stay with the
+        # loop, whose selector would keep a dead number. Idle connections go unwatched here.
+        self._remove(fd, self._watched.pop(fd, 0))
+
+    def _ready(self, fd: int, mask: int) -> None:
+        if fd in self._watched:
+            self._on_ready(fd, mask)
+            self._on_batch([])
+
+    def drain(self) -> None:
+        """Nothing is collected here."""
+
+    def clear(self) -> None:
+        for fd, what in self._watched.items():
+            self._remove(fd, what)
+        self._watched.clear()
+
+    def close(self) -> None:
+        if not self._loop.is_closed():
+            self.clear()
+
+
+# What the child of a fork inherited and must neither use nor clean up: closing a TLS connection
+# writes to a socket that the parent is using.
+_immortal: list[Any] = []
+
+
+def _reason(error: pycurl.error) -> tuple[int, str]:
+    code = error.args[0] if error.args and isinstance(error.args[0], int) else FAILED
+    return FAILED, f"{error.args[-1] if error.args else error} (code {code})"
+
+
+def _close_multi(
+    multi: pycurl.CurlMulti, easies: list[pycurl.Curl], *, close_handles: bool = True
+) -> None:
+    for easy in easies:
+        try:
+            multi.remove_handle(easy)
+        except pycurl.error:
+            pass
+        if close_handles:
+            easy.close()
+    # curl_multi_cleanup waits for name look-ups that hang: seconds, in which a loop must not
+    # stand still. Not a daemon thread: an interpreter that exits must not pull the ground away.
+    threading.Thread(target=multi.close, name="whimbrel.close").start()

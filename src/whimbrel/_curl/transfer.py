@@ -1,0 +1,759 @@
+"""One exchange on one easy handle: what libcurl calls, and what becomes of the response.
+
+A Transfer lives as long as its handle and serves one exchange after another (`begin` … `_done`).
+Everything an exchange sets is set anew by the next `begin`; the handle's options are set anew
+unless the next plan is the very same (see `_apply`).
+
+Rules:
+
+1. Nothing here calls into libcurl from a callback, and nothing raises into it: an exception is
+   kept in `_error`, libcurl is told to stop, and `_done` hands it to the awaiter.
+2. Headers are collected by C (``list.append``). A Python function watches them only where
+   somebody must know them early: streaming, header_callback, a tunnel, `max_header_size`.
+3. PREREQFUNCTION is the one door through which every request passes on its way to a connection,
+   new or reused. There a stale connection is turned away and a second sending is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import pycurl
+
+from whimbrel._curl import capabilities
+from whimbrel._curl.driver import FAILED
+from whimbrel._curl.errors import CurlError, Facts, classify
+from whimbrel._curl.options import Plan, milliseconds, plan
+from whimbrel._curl.upload import Upload
+from whimbrel._policy.decoding import ContentDecoder, DecodingError, decoder_for
+from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
+from whimbrel.httpclient import (
+    HTTPError,
+    HTTPLimitError,
+    HTTPProtocolError,
+    HTTPProxyError,
+    HTTPResponse,
+    HTTPStreamClosedError,
+    HTTPTimeoutError,
+)
+from whimbrel.httputil import HTTPHeaders
+
+if TYPE_CHECKING:
+    from whimbrel.curl_httpclient import CurlAsyncHTTPClient
+
+MAX_ROUNDS = 5
+"""Requests (or CONNECTs) of one exchange: digest with a stale nonce takes three; a server that
+says stale=true for ever would get thousands."""
+MAX_INTERIM = 10
+"""Interim (1xx) responses to one request."""
+
+_VERSIONS = {1: "1.0", 2: "1.1", 3: "2", 30: "3"}
+_PROXY_ERROR = 0x200000 + 59  # CURLINFO_PROXY_ERROR; pycurl has no name for it
+_ABORT = getattr(pycurl, "PREREQFUNC_ABORT", 1)
+_SEEK_OK, _SEEK_FAIL = 0, 1
+
+
+class Transfer:
+    """An easy handle, its callbacks, and the exchange it is on."""
+
+    __slots__ = (
+        "_begun",
+        "_block",
+        "_blocker",
+        "_body",
+        "_callback",
+        "_chunk",
+        "_completion",
+        "_deadline",
+        "_decoder",
+        "_dirty",
+        "_error",
+        "_exchange",
+        "_head_bytes",
+        "_head_done",
+        "_head_pending",
+        "_interim",
+        "_limit",
+        "_lines",
+        "_local",
+        "_owner",
+        "_paused",
+        "_plan",
+        "_proxy_code",
+        "_proxy_lines",
+        "_remote",
+        "_requests",
+        "_resends",
+        "_rest",
+        "_rounds",
+        "_seen",
+        "_size",
+        "_stale",
+        "_upload",
+        "_watching",
+        "easy",
+    )
+
+    def __init__(self, owner: CurlAsyncHTTPClient) -> None:
+        self._owner = owner
+        self.easy = pycurl.Curl()
+        self._lines: list[bytes] = []
+        self._plan: Plan | None = None
+        self._watching = False
+        self._dirty = True
+        self._exchange: Exchange | None = None
+
+    # Begin
+
+    def begin(self, exchange: Exchange, callback: Callable[[HTTPResponse], None]) -> None:
+        """Apply the exchange's options and hand the handle to the driver.
+
+        Raises what the options raise; then the handle must not be used again.
+        """
+        self._callback: Callable[[HTTPResponse], None] | None = callback
+        self._exchange = exchange
+        self._lines.clear()
+        self._block = 0
+        self._chunk = b""
+        self._body: BytesIO | None = None
+        self._size = 0
+        self._limit = exchange.profile.max_body_size
+        self._begun = False
+        self._decoder: ContentDecoder | None = None
+        self._head_done = False
+        self._head_pending = False
+        self._head_bytes = 0
+        self._interim = 0
+        self._requests = 0
+        self._resends = 0
+        self._rounds = 0
+        self._seen = 0
+        self._stale = False
+        self._error: BaseException | None = None
+        self._upload: Upload | None = None
+        self._paused = 0
+        self._blocker: asyncio.Future[None] | None = None
+        self._rest: Iterator[bytes] | None = None
+        self._completion: tuple[int, str] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._proxy_code: int | None = None
+        self._proxy_lines: list[bytes] = []
+        self._remote: tuple[str, int] | None = None
+        self._local: tuple[str, int] | None = None
+        self._apply(plan(exchange.profile), exchange)
+        self._owner._driver.start(self.easy, self._done)
+
+    def _apply(self, wanted: Plan, exchange: Exchange) -> None:
+        easy = self.easy
+        setopt = easy.setopt
+        profile = exchange.profile
+        watching = (
+            wanted.tunnel
+            or exchange.on_head is not None
+            or self._owner.max_header_size is not None
+            or profile.expect_100_continue
+        )
+        # The same object: plan() remembers what it made of a profile.
+        if self._dirty or wanted is not self._plan or watching is not self._watching:
+            easy.reset()
+            self._dirty = True  # until every option is set
+            setopt(pycurl.WRITEFUNCTION, self._on_body)
+            setopt(pycurl.PREREQFUNCTION, self._on_request)
+            setopt(pycurl.SOCKOPTFUNCTION, self._on_socket)
+            setopt(pycurl.HEADERFUNCTION, self._on_header if watching else self._lines.append)
+            for option, value in wanted.options:
+                try:
+                    setopt(option, value)
+                except pycurl.error as error:
+                    if error.args[0] in (pycurl.E_UNKNOWN_OPTION, pycurl.E_NOT_BUILT_IN):
+                        raise capabilities.lacking(_name(option), "8") from error
+                    raise
+            self._plan = wanted
+            self._watching = watching
+            self._dirty = not wanted.lasting
+        setopt(pycurl.URL, exchange.url.href)
+        setopt(pycurl.TIMEOUT_MS, milliseconds(exchange.request_timeout))
+        setopt(pycurl.CONNECTTIMEOUT_MS, milliseconds(exchange.connect_timeout))
+        if profile.body == "bytes":
+            setopt(pycurl.POSTFIELDSIZE_LARGE, len(exchange.body))
+            setopt(pycurl.POSTFIELDS, exchange.body)
+        elif profile.body == "stream":
+            self._upload = Upload(
+                self._owner._driver_loop, exchange, self._resume_send, self._fail_from_loop
+            )
+            length = exchange.content_length
+            setopt(pycurl.READFUNCTION, self._upload.read)
+            setopt(pycurl.SEEKFUNCTION, self._on_seek)
+            setopt(pycurl.INFILESIZE_LARGE, -1 if length is None else length)
+        if exchange.addresses is not None:
+            self._dirty = True
+            host, port = exchange.addresses
+            target = f"[{host}]" if ":" in host else host
+            option = capabilities.option("CONNECT_TO", "7.49.0")
+            setopt(option, [f"::{target}:{port}"])
+        if exchange.prepare_curl_callback is not None:
+            # Whatever it sets must not be met by another request: see _release.
+            self._dirty = True
+            exchange.prepare_curl_callback(easy)
+
+    # libcurl's callbacks
+
+    def _on_socket(self, fd: int, purpose: int) -> int:
+        """SOCKOPTFUNCTION: a socket was made for this transfer."""
+        self._owner._driver.opened(fd, self.easy)
+        return 0
+
+    def _on_request(self, remote: str, local: str, remote_port: int, local_port: int) -> int:
+        """PREREQFUNCTION: a request is about to be sent on a connection."""
+        self._requests = requests = self._requests + 1
+        self._local = address = (local, local_port)
+        self._remote = (remote, remote_port)
+        if requests == 1:
+            if self._owner._tainted and address in self._owner._tainted:
+                self._stale = True
+                return _ABORT
+            self._seen = len(self._lines)
+            return 0
+        exchange = self._exchange
+        assert exchange is not None
+        if len(self._lines) > self._seen:
+            # An answer came: this is the next round of an authentication.
+            self._head_pending = False
+            if exchange.profile.expect_100_continue and self._status() == 417:
+                # libcurl would send the body that the server has just refused to read.
+                self._stale = False
+                self._completion = (0, "")
+                return _ABORT
+            self._rounds += 1
+            if self._rounds >= MAX_ROUNDS:
+                self._error = self._too_many_rounds()
+                return _ABORT
+        else:
+            # None came: the connection was closed, and libcurl sends once more (RFC 9110 9.2.2).
+            self._resends += 1
+            if self._resends > 1 or exchange.profile.method not in IDEMPOTENT_METHODS:
+                retryable = exchange.profile.method in IDEMPOTENT_METHODS
+                self._error = _closed(
+                    f"{exchange.url.netloc} closed the connection before any response"
+                    + ("" if retryable else "; the request may have been carried out"),
+                    retryable,
+                )
+                return _ABORT
+        self._block = self._seen = len(self._lines)
+        return 0
+
+    def _on_header(self, line: bytes) -> int | None:
+        """HEADERFUNCTION where headers are wanted early."""
+        if self._error is not None:
+            return 0
+        lines = self._lines
+        lines.append(line)
+        self._head_bytes += len(line)
+        limit = self._owner.max_header_size
+        if limit is not None and self._head_bytes > limit:
+            self._error = HTTPLimitError(
+                f"the header block passes max_header_size: {self._head_bytes} of {limit} bytes",
+                stage="response",
+            )
+            return 0
+        if self._begun or line not in (b"\r\n", b"\n"):
+            return None  # a trailer, or not yet the end of the block
+        status = self._status()
+        exchange = self._exchange
+        assert exchange is not None
+        assert self._plan is not None
+        if self._plan.tunnel and not self._requests:
+            self._proxy_code = status
+            self._proxy_lines = lines[self._block :]
+            self._block = len(lines)
+            if status == 407:
+                self._rounds += 1
+                if self._rounds >= MAX_ROUNDS:
+                    self._error = self._too_many_rounds()
+                    return 0
+        elif 100 <= status < 200:
+            self._interim += 1
+            self._block = len(lines)
+            if self._interim > MAX_INTERIM:
+                self._error = HTTPProtocolError(
+                    f"{exchange.url.netloc} sent more than {MAX_INTERIM} interim responses",
+                    stage="response",
+                )
+                return 0
+        elif status in (401, 407) and not self._plan.lasting:
+            # libcurl may answer the challenge itself; the body, or the end, will tell.
+            self._head_pending = True
+        elif exchange.on_head is not None:
+            return self._deliver_head()
+        return None
+
+    def _deliver_head(self) -> int | None:
+        """Give the head to the pipeline; 0 stops libcurl."""
+        self._head_done = True
+        self._head_pending = False
+        exchange = self._exchange
+        assert exchange is not None
+        assert exchange.on_head is not None
+        try:
+            wanted = exchange.on_head(self._status(), self._version(), self._lines[self._block :])
+        except BaseException as error:  # noqa: BLE001 (rule 1)
+            self._error = error
+            return 0
+        if not wanted:
+            exchange.on_data = _ignore
+            self._decoder = None
+            self._begun = True
+        if self._callback is None:
+            return 0  # cancelled by the callback
+        return None
+
+    def _on_body(self, chunk: bytes) -> int | None:
+        """WRITEFUNCTION: a piece of the body as it came, still encoded."""
+        if self._blocker is not None:
+            self._paused |= pycurl.PAUSE_RECV
+            pause: int = pycurl.WRITEFUNC_PAUSE
+            return pause
+        if self._error is not None or self._callback is None:
+            return 0
+        try:
+            if not self._begun:
+                if self._head_pending and self._deliver_head() == 0:
+                    return 0
+                self._begin_body()
+            exchange = self._exchange
+            assert exchange is not None
+            if self._decoder is not None:
+                self._consume(self._decoder.feed(chunk))
+            elif exchange.on_data is not None:
+                self._consume(iter((chunk,)))
+            else:
+                self._keep(chunk)
+        except BaseException as error:  # noqa: BLE001 (rule 1)
+            self._error = error
+        return 0 if self._error is not None or self._callback is None else None
+
+    def _begin_body(self) -> None:
+        """The header block is whole: from here on, header lines are trailers."""
+        self._begun = True
+        exchange = self._exchange
+        assert exchange is not None
+        if self._watching:
+            del self._lines[: self._block]
+        else:
+            self._drop_earlier_blocks()
+        self._block = 0
+        if exchange.profile.decompress:
+            self._decoder = _decoder_of(self._lines)
+        # A copy is cheap, and trailers are to stay out of the headers.
+        self._lines.append(b"")
+        self._block = len(self._lines) - 1
+
+    def _consume(self, pieces: Iterator[bytes]) -> None:
+        """Deliver decoded pieces until there are none, or the consumer asks for a pause."""
+        exchange = self._exchange
+        assert exchange is not None
+        for piece in pieces:
+            if not piece:
+                continue
+            on_data = exchange.on_data
+            if on_data is None:
+                self._keep(piece)
+                continue
+            self._count(len(piece))
+            waiting = on_data(piece)
+            if self._callback is None:
+                return
+            if waiting is not None:
+                self._rest = pieces
+                if self._wait_for(waiting):
+                    return
+        self._rest = None
+
+    def _keep(self, piece: bytes) -> None:
+        """Buffer a piece of the body."""
+        self._count(len(piece))
+        if self._body is not None:
+            self._body.write(piece)
+        elif self._chunk:
+            self._body = BytesIO()
+            self._body.write(self._chunk)
+            self._body.write(piece)
+        else:
+            self._chunk = piece
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        if self._limit and self._size > self._limit:
+            raise HTTPLimitError(
+                f"the body passes max_body_size: more than {self._limit} bytes,"
+                f" {self._size} so far",
+                stage="body",
+            )
+
+    def _on_seek(self, offset: int, origin: int) -> int:
+        """SEEKFUNCTION: libcurl wants to send the body from its beginning."""
+        if offset or origin or self._upload is None:
+            return _SEEK_FAIL
+        try:
+            return _SEEK_OK if self._upload.rewind() else _SEEK_FAIL
+        except BaseException as error:  # noqa: BLE001 (rule 1)
+            self._error = error
+            return _SEEK_FAIL
+
+    # Pauses
+
+    def _wait_for(self, waiting: Awaitable[None]) -> bool:
+        """Hold the transfer until `waiting` is done; False if it is already."""
+        try:
+            blocker = asyncio.ensure_future(waiting, loop=self._owner._driver_loop)
+        except TypeError:
+            raise TypeError(
+                f"streaming_callback must return None or an awaitable, not {waiting!r}"
+            ) from None
+        if blocker.done():
+            blocker.result()
+            return False
+        self._blocker = blocker
+        blocker.add_done_callback(self._unblocked)
+        return True
+
+    def _unblocked(self, blocker: asyncio.Future[None]) -> None:
+        if blocker is not self._blocker:
+            return
+        self._blocker = None
+        try:
+            blocker.result()
+            if self._rest is not None:
+                self._consume(self._rest)
+        except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
+            self._fail_from_loop(error)
+            return
+        if self._blocker is not None or self._callback is None:
+            return
+        if self._completion is not None:
+            self._complete(*self._completion)
+        elif self._paused & pycurl.PAUSE_RECV:
+            self._paused &= ~pycurl.PAUSE_RECV
+            self._owner._driver.pause(self.easy, self._paused)
+
+    def _resume_send(self) -> None:
+        if self._callback is not None:
+            self._owner._driver.pause(self.easy, self._paused)
+
+    # End
+
+    def abort(self) -> None:
+        """Drop the exchange at once; its callback is not called any more."""
+        if self._callback is None:
+            return
+        self._callback = None
+        self._owner._driver.cancel(self.easy)
+        self._stop_helpers()
+        self._owner._forget(self)
+
+    def _fail_from_loop(self, error: BaseException) -> None:
+        """Abort the exchange because of something outside libcurl."""
+        callback = self._callback
+        if callback is None:
+            return
+        response = self._failure(error)
+        self.abort()
+        callback(response)
+
+    def _stop_helpers(self) -> None:
+        if self._upload is not None:
+            self._upload.cancel()
+        if self._blocker is not None:
+            blocker, self._blocker = self._blocker, None
+            blocker.remove_done_callback(self._unblocked)
+            blocker.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _done(self, code: int, message: str) -> None:
+        """The driver is done with the handle."""
+        if self._callback is None:
+            return
+        if code == pycurl.E_ABORTED_BY_CALLBACK and self._error is None:
+            if self._stale:
+                self._begin_afresh()
+                return
+            if self._completion is not None:
+                code, message = self._completion
+        if self._blocker is not None and not code and self._error is None:
+            # libcurl is through, the consumer is not. The deadline is now ours to keep.
+            self._completion = (code, message)
+            exchange = self._exchange
+            assert exchange is not None
+            if exchange.request_timeout:
+                spent = self.easy.getinfo(pycurl.TOTAL_TIME)
+                self._deadline = self._owner._driver_loop.call_later(
+                    max(0.0, exchange.request_timeout - spent),
+                    self._fail_from_loop,
+                    HTTPTimeoutError("Timeout during request", stage="body"),
+                )
+            return
+        self._complete(code, message)
+
+    def _begin_afresh(self) -> None:
+        """The connection that libcurl chose is not to be trusted: take a new one."""
+        self._stale = False
+        self._requests = 0
+        self._dirty = True
+        self._lines.clear()
+        try:
+            self.easy.setopt(pycurl.FRESH_CONNECT, 1)
+            self._owner._driver.start(self.easy, self._done)
+        except (pycurl.error, RuntimeError) as error:
+            self._complete(FAILED, str(error))
+
+    def _complete(self, code: int, message: str) -> None:
+        response = self._outcome(code, message)
+        callback = self._callback
+        assert callback is not None
+        self._callback = None
+        self._stop_helpers()
+        self._release(code)
+        callback(response)
+
+    def _release(self, code: int) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if len(exchange.body) > 65536:
+            self._dirty = True  # the handle holds on to it
+        # A handle that served a caller's own options, or that failed, is not worth a risk.
+        keep = exchange.prepare_curl_callback is None and (
+            not code or code == pycurl.E_OPERATION_TIMEDOUT
+        )
+        self._exchange = None
+        self._upload = None
+        self._decoder = None
+        self._rest = None
+        self._error = None
+        self._body = None
+        self._chunk = b""
+        if keep and not self._owner._closed:
+            self._owner._give_back(self)
+        else:
+            self.easy.close()
+            self._owner._forget(self)
+
+    def _outcome(self, code: int, message: str) -> HTTPResponse:
+        """What the exchange amounts to."""
+        exchange = self._exchange
+        assert exchange is not None
+        if self._error is not None:
+            return self._failure(self._error)
+        if code:
+            return self._failure(classify(self._facts(code, message)))
+        try:
+            if not self._begun:
+                self._end_without_body()
+            elif self._decoder is not None:
+                self._decoder.finish()
+        except DecodingError as error:
+            return self._failure(_malformed(exchange, error, "body"))
+        except BaseException as error:  # noqa: BLE001 (a caller's header_callback may raise any)
+            return self._failure(error)
+        if self._error is not None:
+            return self._failure(self._error)
+        return self._response()
+
+    def _end_without_body(self) -> None:
+        """Check the header block of a response that brought no body."""
+        exchange = self._exchange
+        assert exchange is not None
+        if not self._lines or self._lines[-1] not in (b"\r\n", b"\n"):
+            # libcurl calls it a success when the connection ends inside the header block.
+            raise _closed(
+                f"{exchange.url.netloc} closed the connection within the header block",
+                exchange.profile.method in IDEMPOTENT_METHODS,
+            )
+        if self._watching:
+            del self._lines[: self._block]
+        else:
+            self._drop_earlier_blocks()
+        self._block = len(self._lines)
+        if exchange.on_head is not None and not self._head_done:
+            self._block = 0
+            self._deliver_head()
+            self._block = len(self._lines)
+
+    def _drop_earlier_blocks(self) -> None:
+        """Keep only the last header block; those before it were interim, or challenges."""
+        lines = self._lines
+        if lines.count(b"\r\n") + lines.count(b"\n") > 1:
+            ends = [i for i, line in enumerate(lines) if line in (b"\r\n", b"\n")]
+            starts = [0] + [i + 1 for i in ends[:-1] if lines[i + 1].startswith(b"HTTP/")]
+            interim = sum(1 for start in starts if lines[start].split(b" ", 2)[1][:1] == b"1")
+            if interim > MAX_INTERIM:
+                self._error = HTTPProtocolError(
+                    f"more than {MAX_INTERIM} interim responses", stage="response"
+                )
+            # What follows the last block without a status line of its own are trailers.
+            del lines[: starts[-1]]
+            del lines[lines.index(b"\r\n" if b"\r\n" in lines else b"\n") + 1 :]
+
+    def _response(self) -> HTTPResponse:
+        exchange = self._exchange
+        assert exchange is not None
+        getinfo = self.easy.getinfo
+        lines = self._lines[: self._block]
+        owner = self._owner
+        connection = getinfo(_CONN_ID)
+        reused = not getinfo(pycurl.NUM_CONNECTS)
+        fields: dict[str, Any] = {
+            "code": getinfo(pycurl.RESPONSE_CODE) or _status_of(lines),
+            "_lines": lines,
+            "_decoded": exchange.profile.decompress and self._decoder is not None,
+            "body": self._chunk if self._body is None else self._body.getvalue(),
+            "effective_url": exchange.url.href,
+            "http_version": _VERSIONS.get(getinfo(pycurl.INFO_HTTP_VERSION), "1.1"),
+            "remote_address": self._remote,
+            "local_address": self._local,
+            "connection_id": connection,
+            "reused": reused,
+            "_times": (
+                getinfo(pycurl.NAMELOOKUP_TIME),
+                getinfo(pycurl.CONNECT_TIME),
+                getinfo(pycurl.APPCONNECT_TIME),
+                getinfo(pycurl.PRETRANSFER_TIME),
+                getinfo(pycurl.STARTTRANSFER_TIME),
+                getinfo(pycurl.TOTAL_TIME),
+            ),
+        }
+        proxy = exchange.profile.proxy
+        if proxy is not None:
+            fields["proxy"] = proxy.url
+            if self._plan is not None and self._plan.tunnel:
+                if not self._proxy_lines:
+                    # A reused tunnel: what the proxy said when it was made.
+                    self._proxy_code, self._proxy_lines = owner._tunnels.get(connection, (None, []))
+                else:
+                    owner._remember_tunnel(connection, self._proxy_code, self._proxy_lines)
+                fields["proxy_code"] = self._proxy_code
+                fields["proxy_headers"] = HTTPHeaders.from_lines(self._proxy_lines[1:])
+            elif fields["code"] == 407:
+                fields["proxy_code"] = 407
+        if owner._watch_idle and self._local is not None:
+            owner._remember_connection(self._local, fields["http_version"])
+        return HTTPResponse.received(fields)
+
+    def _failure(self, error: BaseException) -> HTTPResponse:
+        exchange = self._exchange
+        assert exchange is not None
+        proxy = exchange.profile.proxy
+        if isinstance(error, HTTPError) and proxy is not None:
+            error.proxy = proxy.url
+            if error.proxy_code is None:
+                error.proxy_code = self._proxy_code
+        return HTTPResponse.received(
+            {"code": 599, "error": error, "effective_url": exchange.url.href, "body": b""}
+        )
+
+    def _facts(self, code: int, message: str) -> Facts:
+        exchange = self._exchange
+        assert exchange is not None
+        getinfo = self.easy.getinfo
+        return Facts(
+            code,
+            message,
+            exchange,
+            requested=self._requests,
+            head=self._head_done or (len(self._lines) > self._seen and bool(self._requests)),
+            body=self._begun,
+            uploading=self._upload is not None and self._upload.unfinished,
+            namelookup=getinfo(pycurl.NAMELOOKUP_TIME),
+            connect=getinfo(pycurl.CONNECT_TIME),
+            appconnect=getinfo(pycurl.APPCONNECT_TIME),
+            total=getinfo(pycurl.TOTAL_TIME),
+            os_errno=getinfo(pycurl.OS_ERRNO),
+            connect_code=getinfo(pycurl.HTTP_CONNECTCODE) or (self._proxy_code or 0),
+            proxy_error=_info(self.easy, _PROXY_ERROR),
+            proxy_verify=_info(self.easy, getattr(pycurl, "PROXY_SSL_VERIFYRESULT", 0)),
+        )
+
+    def _too_many_rounds(self) -> HTTPError:
+        exchange = self._exchange
+        assert exchange is not None
+        proxy = exchange.profile.proxy
+        if self._status() == 407 and proxy is not None:
+            error: HTTPError = HTTPProxyError(
+                f"proxy {proxy.url} asked for credentials {MAX_ROUNDS} times (407)",
+                stage="proxy-auth",
+            )
+            error.proxy_code = 407
+            return error
+        return HTTPProtocolError(
+            f"{exchange.url.netloc} asked for credentials {MAX_ROUNDS} times", stage="response"
+        )
+
+    def _status(self) -> int:
+        """The status of the header block that is arriving, or of the last one."""
+        lines = self._lines
+        if self._watching:
+            return _status_of(lines[self._block : self._block + 1])
+        for line in reversed(lines):
+            if line.startswith(b"HTTP/"):
+                return _status_of([line])
+        return 0
+
+    def _version(self) -> str:
+        # getinfo is not allowed in a callback; libcurl writes "HTTP/2 200" for the others.
+        line = self._lines[self._block] if self._block < len(self._lines) else b""
+        return line[5:].split(None, 1)[0].decode("latin-1") if line[:5] == b"HTTP/" else "1.1"
+
+
+_CONN_ID = getattr(pycurl, "CONN_ID", 0x600000 + 64)
+
+
+def _info(easy: pycurl.Curl, number: int) -> int:
+    """A number from getinfo, 0 where this libcurl does not know it."""
+    try:
+        value = easy.getinfo(number)
+    except (pycurl.error, ValueError):
+        return 0
+    return value if isinstance(value, int) else 0
+
+
+def _ignore(chunk: bytes) -> None:
+    """Where the body of a redirect goes."""
+
+
+def _status_of(lines: list[bytes]) -> int:
+    parts = lines[0].split(None, 2) if lines else []
+    return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+
+
+def _decoder_of(lines: list[bytes]) -> ContentDecoder | None:
+    found = [
+        line.partition(b":")[2].strip()
+        for line in lines
+        if line[:17].lower() == b"content-encoding:"
+    ]
+    return decoder_for(b", ".join(found).decode("latin-1")) if found else None
+
+
+def _name(option: int) -> str:
+    """pycurl's name for an option number, for messages."""
+    for name in dir(pycurl):
+        if name.isupper() and getattr(pycurl, name) == option:
+            return name
+    return str(option)
+
+
+def _closed(message: str, retryable: bool) -> HTTPStreamClosedError:
+    return HTTPStreamClosedError(message, stage="response", retryable=retryable)
+
+
+def _malformed(exchange: Exchange, error: Exception, stage: str) -> HTTPProtocolError:
+    failure = HTTPProtocolError(f"{exchange.url.netloc}: {error}", stage=stage)
+    failure.__cause__ = error
+    return failure
+
+
+__all__ = ["CurlError", "Transfer"]

@@ -1,0 +1,148 @@
+"""A request body that is produced while it is sent.
+
+libcurl asks (`read`), a producer writes; whoever is ahead waits: libcurl is paused while there
+is nothing to send, the producer's `write` is not done while much waits to be sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import pycurl
+
+from whimbrel._policy.exchange import Exchange
+
+# What may wait to be sent before write() holds its caller back.
+HIGH_WATER = 64 * 1024
+
+
+class Upload:
+    """Feeds READFUNCTION from a producer, which starts when libcurl first asks: with
+    ``Expect: 100-continue`` that is after the 100."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        exchange: Exchange,
+        resume: Callable[[], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._loop = loop
+        self._exchange = exchange
+        self._resume = resume
+        self._failed = failed
+        self._task: asyncio.Task[None] | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._written = 0
+        self._finished = False
+        self._waiting = False  # libcurl is paused until there is something
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether some of the body is still to be sent."""
+        return not self._finished or bool(self._chunks)
+
+    # libcurl's side
+
+    def read(self, size: int) -> bytes | int:
+        """READFUNCTION: at most `size` bytes, b"" at the end, or PAUSE."""
+        if self._task is None:
+            self._task = self._loop.create_task(self._run())
+        if not self._chunks:
+            if self._finished:
+                return b""
+            self._waiting = True
+            return int(pycurl.READFUNC_PAUSE)
+        chunk = self._chunks.popleft()
+        if len(chunk) > size:
+            self._chunks.appendleft(chunk[size:])
+            chunk = chunk[:size]
+        self._size -= len(chunk)
+        if self._size < HIGH_WATER and self._room is not None:
+            if not self._room.done():
+                self._room.set_result(None)
+            self._room = None
+        return chunk
+
+    def rewind(self) -> bool:
+        """SEEKFUNCTION to 0: whether the body can be sent from its beginning again."""
+        if self._task is None:
+            return True
+        if not self._exchange.replayable:
+            return False
+        self.cancel()
+        self._task = None
+        self._reset()
+        return True
+
+    # The producer's side
+
+    async def _run(self) -> None:
+        producer = self._exchange.producer
+        assert producer is not None
+        try:
+            outcome = producer(self.write)
+            if inspect.isawaitable(outcome):
+                await outcome
+            length = self._exchange.content_length
+            if length is not None and self._written != length:
+                raise ValueError(
+                    f"the body producer wrote {self._written} bytes, but header Content-Length"
+                    f" says {length}"
+                )
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not self._task or task is None or task.cancelling():
+                raise  # by us; otherwise the producer let a cancellation of its own out
+            self._failed(asyncio.CancelledError("the body producer was cancelled"))
+        except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
+            self._failed(error)
+        else:
+            self._finished = True
+            self._wake()
+
+    def write(self, chunk: bytes) -> Awaitable[None]:
+        """Send `chunk`; the returned awaitable is done when there is room for more.
+
+        Raises TypeError for anything but bytes, ValueError past Content-Length.
+        """
+        if not isinstance(chunk, bytes):
+            if not isinstance(chunk, bytearray | memoryview):
+                raise TypeError(f"a body is written as bytes, not {type(chunk).__name__}")
+            chunk = bytes(chunk)
+        self._written += len(chunk)
+        length = self._exchange.content_length
+        if length is not None and self._written > length:
+            raise ValueError(
+                f"the body producer wrote {self._written} bytes, but header Content-Length says"
+                f" {length}"
+            )
+        if chunk:
+            self._chunks.append(chunk)
+            self._size += len(chunk)
+            self._wake()
+        room = self._loop.create_future()
+        if self._size < HIGH_WATER:
+            room.set_result(None)
+            return room
+        if self._room is None or self._room.done():
+            self._room = room
+        return self._room
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._resume()
+
+    def cancel(self) -> None:
+        """Stop the producer."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()

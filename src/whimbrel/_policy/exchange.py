@@ -1,0 +1,617 @@
+"""From a request's parameters to one exchange in which everything is decided.
+
+`prepare` is pure: it checks, it never connects. All bad input ends here, before a socket opens.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json as jsonlib
+import math
+import ssl
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from whimbrel._policy.decoding import accept_encoding
+from whimbrel._policy.environment import EnvironmentProxies
+from whimbrel._policy.fields import (
+    Fields,
+    basic_authorization,
+    caller_fields,
+    check_token,
+    check_value,
+    default_fields,
+)
+from whimbrel._policy.proxies import Proxy, parse_proxy_url, proxy_from_host
+from whimbrel._policy.urls import URL, parse_url, refuse_control_bytes
+from whimbrel.httputil import HTTPHeaders, format_timestamp, url_concat
+
+Producer = Callable[[Callable[[bytes], Awaitable[None]]], Any]
+
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
+_METHODS_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
+IDEMPOTENT_METHODS = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
+"""RFC 9110 section 9.2.2."""
+
+AUTH_MODES = ("basic", "digest", "bearer", "negotiate")
+HTTP_VERSIONS = ("1.1", "2", "2-prior-knowledge", "3", "3-only")
+
+
+class Auth(NamedTuple):
+    """Credentials for the origin that take more than one round (digest, negotiate)."""
+
+    mode: str
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Auth({self.mode!r})"
+
+
+class TLS(NamedTuple):
+    """How one TLS hop is verified and what it presents."""
+
+    validate: bool = True
+    ca_certs: str | bytes | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    ciphers: str | None = None
+    check_hostname: bool = True
+    context: ssl.SSLContext | None = None
+    context_state: tuple[Any, ...] = ()
+    """What of `context` may have changed since it was last looked at."""
+
+
+DEFAULT_TLS = TLS()
+
+
+class Profile(NamedTuple):
+    """Everything about an exchange but its URL, its body and its deadlines.
+
+    Hashable, so that a backend may remember what it made of one.
+    """
+
+    scheme: str
+    method: str
+    body: str
+    """``"none"``, ``"bytes"`` or ``"stream"``."""
+    fields: Fields
+    auth: Auth | None
+    proxy: Proxy | None
+    tls: TLS
+    proxy_tls: TLS
+    network_interface: str | None
+    allow_ipv6: bool
+    http_version: str | None
+    expect_100_continue: bool
+    stall_timeout: float
+    max_body_size: int
+    decompress: bool
+    unix_socket: str | None
+
+
+class Exchange:
+    """One request/response exchange, as a backend's ``fetch_impl`` gets it."""
+
+    __slots__ = (
+        "addresses",
+        "body",
+        "connect_timeout",
+        "content_length",
+        "on_data",
+        "on_head",
+        "prepare_curl_callback",
+        "producer",
+        "profile",
+        "replayable",
+        "request_timeout",
+        "url",
+    )
+
+    url: URL
+    profile: Profile
+    body: bytes
+    """The body where ``profile.body`` is "bytes"."""
+    producer: Producer | None
+    """Writes the body where ``profile.body`` is "stream"."""
+    content_length: int | None
+    """Of a streamed body; None means chunked."""
+    replayable: bool
+    """Whether `producer` may be called a second time."""
+    connect_timeout: float
+    """Seconds for name, TCP, proxy and TLS together; 0 is no limit."""
+    request_timeout: float
+    """Seconds that remain for this exchange; 0 is no limit."""
+    prepare_curl_callback: Callable[[Any], None] | None
+    addresses: tuple[str, int] | None
+    """Where to connect instead of ``url.host`` and ``url.port``; TLS and Host keep the URL's."""
+    on_head: Callable[[int, str, list[bytes]], bool] | None
+    """Called once with code, reason and the raw lines of the final header block, before any
+    body; answers whether the body is wanted through `on_data`. None: buffer the body."""
+    on_data: Callable[[bytes], Awaitable[None] | None] | None
+    """Called with each piece of decoded body. While the awaitable that it may return is not
+    done, the transfer is paused."""
+
+
+def seconds(field: str, value: Any) -> float:
+    """Return a time-out in seconds; raise ValueError naming `field` unless it is 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{field} must be a number of seconds, not {value!r}")
+    if not value >= 0 or math.isinf(value):
+        raise ValueError(f"{field} must be 0 (no limit) or more seconds, not {value!r}")
+    return value
+
+
+def byte_limit(field: str, value: Any) -> int:
+    """Return a limit in bytes; raise ValueError naming `field` unless it is 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{field} must be a number of bytes, 0 or more, not {value!r}")
+    return value
+
+
+def prepare(
+    options: Mapping[str, Any],
+    environment: EnvironmentProxies | None = None,
+    cookies: Callable[[URL], str | None] | None = None,
+) -> Exchange:
+    """Check a request's parameters and decide everything a backend needs.
+
+    `options` maps HTTPRequest's parameter names to values, defaults already merged in.
+    `environment` None ignores proxy variables; `cookies` gives the Cookie field of a URL.
+
+    Raises ValueError naming the parameter, or KeyError for an unknown method.
+    """
+    get = options.get
+    text = options["url"]
+    params = get("params")
+    if params:
+        text = url_concat(text, params)
+    url = parse_url(text)
+    exchange = Exchange()
+    exchange.url = url
+    exchange.connect_timeout = seconds("connect_timeout", get("connect_timeout", 20.0))
+    exchange.request_timeout = seconds("request_timeout", get("request_timeout", 20.0))
+    exchange.prepare_curl_callback = get("prepare_curl_callback")
+    exchange.addresses = None
+    exchange.on_head = exchange.on_data = None
+
+    method = get("method", "GET")
+    nonstandard = get("allow_nonstandard_methods", False)
+    if method not in METHODS:
+        check_token("method", method)
+        if not nonstandard:
+            raise KeyError(
+                f"unknown method {method}; pass allow_nonstandard_methods=True to send it"
+            )
+    fields = caller_fields(get("headers"))
+    body_kind = _decide_body(exchange, options, method, fields)
+    if body_kind == "none":
+        if method in _METHODS_WITH_BODY and not nonstandard:
+            raise ValueError(
+                f"Body must not be None for method {method} (unless "
+                "allow_nonstandard_methods is true)"
+            )
+    elif method == "HEAD" or (method not in _METHODS_WITH_BODY and not nonstandard):
+        raise ValueError(
+            f"Body must be None for method {method}"
+            + ("" if method == "HEAD" else " (unless allow_nonstandard_methods is true)")
+        )
+    decompress = bool(get("decompress_response", True))
+    user_agent = options["user_agent"]
+    expect = bool(get("expect_100_continue", False))
+    auth = None
+    if (
+        fields
+        or body_kind != "none"
+        or url.username is not None
+        or "auth_username" in options
+        or "auth_mode" in options
+        or "auth_token" in options
+        or "if_modified_since" in options
+    ):
+        expect = _check_fields(exchange, body_kind, fields) or expect
+        auth = _decide_auth(options, url, fields)
+        names = {name.lower() for name, _ in fields}
+        if "if_modified_since" in options and "if-modified-since" not in names:
+            since = _timestamp(options["if_modified_since"])
+            fields.append(("If-Modified-Since", since))
+        if "user-agent" not in names:
+            fields.append(("User-Agent", check_value("user_agent", user_agent)))
+        if decompress and "accept-encoding" not in names:
+            fields.append(("Accept-Encoding", accept_encoding()))
+        if method == "POST" and body_kind != "none" and "content-type" not in names:
+            fields.append(("Content-Type", "application/x-www-form-urlencoded"))
+    proxy = _decide_proxy(options, url, fields, environment)
+    if cookies is not None:
+        _add_cookies(fields, cookies(url), user_agent, decompress)
+    interface = get("network_interface")
+    if interface is not None:
+        if not isinstance(interface, str) or not interface:
+            raise ValueError(f"network_interface must be a name or an address, not {interface!r}")
+        refuse_control_bytes("network_interface", interface)
+    http_version = get("http_version")
+    if http_version is not None and http_version not in HTTP_VERSIONS:
+        raise ValueError(
+            f"unknown http_version {http_version!r}: use one of {', '.join(HTTP_VERSIONS)}"
+        )
+    unix_socket = get("unix_socket")
+    if unix_socket is not None:
+        if not isinstance(unix_socket, str) or not unix_socket:
+            raise ValueError(f"unix_socket must be a path, not {unix_socket!r}")
+        refuse_control_bytes("unix_socket", unix_socket)
+        proxy = None
+    tls = proxy_tls = DEFAULT_TLS
+    if url.scheme == "https" or (proxy is not None and proxy.scheme == "https"):
+        tls, proxy_tls = _decide_tls(options)
+    exchange.profile = Profile(
+        url.scheme,
+        method,
+        body_kind,
+        tuple(fields) if fields else default_fields(user_agent, decompress),
+        auth,
+        proxy,
+        tls,
+        proxy_tls,
+        interface,
+        bool(get("allow_ipv6", True)),
+        http_version,
+        expect and body_kind != "none",
+        seconds("stall_timeout", get("stall_timeout", 0)),
+        byte_limit("max_body_size", options["max_body_size"]),
+        decompress,
+        unix_socket,
+    )
+    return exchange
+
+
+def _decide_body(
+    exchange: Exchange, options: Mapping[str, Any], method: str, fields: list[tuple[str, str]]
+) -> str:
+    exchange.body = b""
+    exchange.producer = None
+    exchange.content_length = None
+    exchange.replayable = True
+    given = [name for name in ("body", "body_producer", "json", "form") if name in options]
+    if not given:
+        return "none"
+    if len(given) > 1:
+        raise ValueError(f"only one of {' and '.join(given)} may be given")
+    (name,) = given
+    value = options[name]
+    if name == "json":
+        exchange.body = jsonlib.dumps(
+            value, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        ).encode()
+        _default_content_type(fields, "application/json")
+    elif name == "form":
+        pairs = list(value.items()) if isinstance(value, Mapping) else list(value)
+        exchange.body = urlencode(pairs, doseq=True).encode()
+        _default_content_type(fields, "application/x-www-form-urlencoded")
+    elif name == "body_producer":
+        if not callable(value):
+            raise ValueError(f"body_producer must be callable, not {type(value).__name__}")
+        exchange.producer = value
+        return "stream"
+    elif isinstance(value, bytes):
+        exchange.body = value
+    elif isinstance(value, str):
+        exchange.body = value.encode()
+    elif isinstance(value, bytearray | memoryview):
+        exchange.body = bytes(value)
+    elif isinstance(value, AsyncIterable | Iterable) and not isinstance(value, Mapping):
+        exchange.producer = _iterating(value)
+        # An iterator runs once; a list or another re-iterable may be sent again.
+        exchange.replayable = not hasattr(value, "__next__") and not hasattr(value, "__anext__")
+        return "stream"
+    else:
+        raise ValueError(
+            "body must be bytes, str or an iterable of bytes,"
+            f" not {type(value).__name__}; see also json= and form="
+        )
+    return "bytes"
+
+
+def _iterating(body: AsyncIterable[bytes] | Iterable[bytes]) -> Producer:
+    async def produce(write: Callable[[bytes], Awaitable[None]]) -> None:
+        if isinstance(body, AsyncIterable):
+            async for chunk in body:
+                await write(chunk)
+        else:
+            for chunk in body:
+                await write(chunk)
+
+    return produce
+
+
+def _default_content_type(fields: list[tuple[str, str]], content_type: str) -> None:
+    if not any(name.lower() == "content-type" for name, _ in fields):
+        fields.append(("Content-Type", content_type))
+
+
+def _check_fields(exchange: Exchange, body_kind: str, fields: list[tuple[str, str]]) -> bool:
+    """Settle framing (RFC 9112 section 6) and take its fields out; return Expect: 100-continue.
+
+    A backend writes Content-Length and Transfer-Encoding itself, so that they cannot contradict
+    what is sent.
+    """
+    expect = chunked = False
+    hosts = 0
+    kept = []
+    for name, value in fields:
+        lower = name.lower()
+        if lower == "content-length":
+            _check_content_length(exchange, body_kind, value)
+            if body_kind == "none":
+                kept.append((name, value))
+        elif lower == "transfer-encoding":
+            if value.strip().lower() != "chunked" or body_kind != "stream" or chunked:
+                raise ValueError(
+                    f"header Transfer-Encoding: {value!r} contradicts the body; only 'chunked',"
+                    " once, with a streamed body is possible"
+                )
+            chunked = True
+        elif lower == "expect":
+            if value.strip().lower() != "100-continue":
+                raise ValueError(f"header Expect: {value!r} is unknown; only '100-continue' is")
+            expect = True
+        else:
+            if lower == "host":
+                hosts += 1
+                if hosts > 1:
+                    raise ValueError("header Host is given twice")
+                if not value.strip() or "/" in value or "," in value or "@" in value:
+                    raise ValueError(f"header Host {value!r} is not a host and port")
+            kept.append((name, value))
+    if chunked and exchange.content_length is not None:
+        raise ValueError("headers Content-Length and Transfer-Encoding contradict each other")
+    fields[:] = kept
+    return expect
+
+
+def _check_content_length(exchange: Exchange, body_kind: str, value: str) -> None:
+    text = value.strip(" \t")
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise ValueError(f"header Content-Length {value!r} is not a number of bytes")
+    length = int(text)
+    if body_kind == "stream":
+        if exchange.content_length not in (None, length):
+            raise ValueError("header Content-Length is given twice with different values")
+        exchange.content_length = length
+    elif length != len(exchange.body):
+        raise ValueError(
+            f"header Content-Length {length} contradicts the body of {len(exchange.body)} bytes"
+        )
+
+
+def _decide_auth(
+    options: Mapping[str, Any], url: URL, fields: list[tuple[str, str]]
+) -> Auth | None:
+    get = options.get
+    mode = get("auth_mode")
+    username, password = get("auth_username"), get("auth_password")
+    token = get("auth_token")
+    if mode is not None and mode not in AUTH_MODES:
+        raise ValueError(f"unknown auth_mode {mode!r}: use one of {', '.join(AUTH_MODES)}")
+    if mode is None and token is not None:
+        mode = "bearer"
+    for name, value in (
+        ("auth_username", username),
+        ("auth_password", password),
+        ("auth_token", token),
+    ):
+        if value is not None:
+            if not isinstance(value, str):
+                raise ValueError(f"{name} must be a str, not {type(value).__name__}")
+            refuse_control_bytes(name, value)
+    explicit = username is not None or token is not None or mode == "negotiate"
+    if not explicit:
+        if url.username is None:
+            if mode in ("basic", "digest") and "auth_mode" in options:
+                return None
+            if mode == "bearer":
+                raise ValueError("auth_mode 'bearer' needs auth_token")
+            return None
+        if any(name.lower() == "authorization" for name, _ in fields):
+            return None
+        username, password = url.username, url.password
+    fields[:] = [field for field in fields if field[0].lower() != "authorization"]
+    if mode == "bearer":
+        if not token:
+            raise ValueError("auth_mode 'bearer' needs auth_token")
+        fields.append(("Authorization", f"Bearer {check_value('auth_token', token)}"))
+        return None
+    if mode in ("digest", "negotiate"):
+        return Auth(mode, username or "", password or "")
+    fields.append(("Authorization", basic_authorization(username or "", password or "")))
+    return None
+
+
+def _decide_proxy(
+    options: Mapping[str, Any],
+    url: URL,
+    fields: list[tuple[str, str]],
+    environment: EnvironmentProxies | None,
+) -> Proxy | None:
+    get = options.get
+    given = get("proxy")
+    auth_mode = get("proxy_auth_mode")
+    proxy: Proxy | None = None
+    if given is not None and given is not False:
+        if "proxy_host" in options:
+            raise ValueError("only one of proxy and proxy_host may be given")
+        proxy = parse_proxy_url(given, auth_mode)
+        if "proxy_username" in options:
+            proxy = proxy._replace(
+                username=_text("proxy_username", options["proxy_username"]),
+                password=_text("proxy_password", get("proxy_password", "")),
+            )
+    elif given is None:
+        if get("proxy_host"):
+            proxy = proxy_from_host(
+                options["proxy_host"],
+                get("proxy_port"),
+                get("proxy_username"),
+                get("proxy_password"),
+                auth_mode,
+            )
+        elif environment:
+            found = environment.proxy_for(url.scheme, url.host, url.port)
+            if found is not None:
+                proxy = parse_proxy_url(
+                    found.url, auth_mode, f"environment variable {found.variable}"
+                )
+    if fields:
+        proxy = _take_proxy_authorization(proxy, fields)
+    return proxy
+
+
+def _text(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{field} must be a str, not {type(value).__name__}")
+    refuse_control_bytes(field, value)
+    return value
+
+
+def _take_proxy_authorization(proxy: Proxy | None, fields: list[tuple[str, str]]) -> Proxy | None:
+    """Turn a caller's Proxy-Authorization into proxy credentials: as a header it would reach
+    the origin, and two identities would share a tunnel."""
+    import base64
+    import binascii
+
+    values = [value for name, value in fields if name.lower() == "proxy-authorization"]
+    if not values:
+        return proxy
+    if proxy is None:
+        raise ValueError(
+            "header Proxy-Authorization without a proxy would show the proxy's credentials to"
+            " the origin; remove it"
+        )
+    scheme, _, encoded = values[0].partition(" ")
+    try:
+        if len(values) > 1 or scheme.lower() != "basic":
+            raise ValueError
+        username, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+        if not colon:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise ValueError(
+            "header Proxy-Authorization must be one Basic credential; use proxy_username,"
+            " proxy_password and proxy_auth_mode"
+        ) from None
+    refuse_control_bytes("header Proxy-Authorization", username + password)
+    fields[:] = [field for field in fields if field[0].lower() != "proxy-authorization"]
+    return proxy._replace(username=username, password=password, auth_mode="basic")
+
+
+def _add_cookies(
+    fields: list[tuple[str, str]], cookie: str | None, user_agent: str, decompress: bool
+) -> None:
+    if not cookie:
+        return
+    if not fields:
+        fields.extend(default_fields(user_agent, decompress))
+    for index, (name, value) in enumerate(fields):
+        if name.lower() == "cookie":
+            fields[index] = (name, f"{value}; {cookie}")
+            return
+    fields.append(("Cookie", check_value("cookie", cookie)))
+
+
+def _timestamp(since: Any) -> str:
+    if isinstance(since, bool) or not isinstance(since, int | float | datetime.datetime):
+        raise ValueError(
+            f"if_modified_since must be a datetime or seconds since 1970, not {since!r}"
+        )
+    return format_timestamp(since)
+
+
+def _decide_tls(options: Mapping[str, Any]) -> tuple[TLS, TLS]:
+    get = options.get
+    ca_certs = get("ca_certs")
+    if ca_certs is not None and not isinstance(ca_certs, str | bytes):
+        ca_certs = _path("ca_certs", ca_certs)
+    if isinstance(ca_certs, str):
+        refuse_control_bytes("ca_certs", ca_certs)
+    ssl_options = get("ssl_options")
+    if ssl_options is not None:
+        tls = _tls_from("ssl_options", ssl_options)
+    else:
+        cert, key = get("client_cert"), get("client_key")
+        if key is not None and cert is None:
+            raise ValueError("client_key needs client_cert too")
+        tls = TLS(
+            bool(get("validate_cert", True)),
+            ca_certs,
+            None if cert is None else _path("client_cert", cert),
+            None if key is None else _path("client_key", key),
+        )
+    proxy_ssl = get("proxy_ssl")
+    # What weakens the origin's verification must not weaken the proxy's; trust is shared.
+    proxy_tls = TLS(ca_certs=ca_certs) if proxy_ssl is None else _tls_from("proxy_ssl", proxy_ssl)
+    return tls, proxy_tls
+
+
+def _path(field: str, value: Any) -> str:
+    import os
+
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{field} must be the name of a PEM file, not {type(value).__name__}")
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        path = os.fsdecode(path)
+    refuse_control_bytes(field, path)
+    return path
+
+
+_SSL_DICT_KEYS = frozenset(("certfile", "keyfile", "ca_certs", "cert_reqs", "ciphers"))
+
+
+def _tls_from(field: str, value: Any) -> TLS:
+    """TLS settings of an SSLContext, or of Tornado's dict of ``ssl.wrap_socket`` arguments."""
+    if isinstance(value, ssl.SSLContext):
+        state = (
+            value.verify_mode,
+            value.check_hostname,
+            value.minimum_version,
+            value.maximum_version,
+            value.options,
+            value.verify_flags,
+            tuple(value.cert_store_stats().values()),
+            tuple(cipher["name"] for cipher in value.get_ciphers()),
+        )
+        return TLS(
+            value.verify_mode != ssl.CERT_NONE,
+            check_hostname=value.check_hostname,
+            context=value,
+            context_state=state,
+        )
+    if isinstance(value, dict):
+        unknown = value.keys() - _SSL_DICT_KEYS
+        if unknown:
+            raise ValueError(
+                f"{field} has the unknown key {sorted(map(str, unknown))[0]!r}: use"
+                f" {', '.join(sorted(_SSL_DICT_KEYS))}, or an ssl.SSLContext"
+            )
+        validate = value.get("cert_reqs", ssl.CERT_REQUIRED) != ssl.CERT_NONE
+        paths = {
+            key: None if value.get(key) is None else _path(f"{field}[{key!r}]", value[key])
+            for key in ("ca_certs", "certfile", "keyfile")
+        }
+        return TLS(
+            validate,
+            paths["ca_certs"],
+            paths["certfile"],
+            paths["keyfile"],
+            value.get("ciphers"),
+        )
+    raise ValueError(f"{field} must be an ssl.SSLContext or a dict, not {type(value).__name__}")
+
+
+def headers_without(headers: Any, names: frozenset[str]) -> HTTPHeaders:
+    """A copy of a caller's headers without the fields of those lower-case names."""
+    copy = HTTPHeaders()
+    for name, value in caller_fields(headers):
+        if name.lower() not in names:
+            copy.add(name, value)
+    return copy

@@ -1,0 +1,101 @@
+"""The request's header fields: what the caller gave, checked, and what whimbrel adds."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from whimbrel._policy.decoding import accept_encoding
+from whimbrel.httputil import HTTPHeaders, encode_username_password
+
+Fields = tuple[tuple[str, str], ...]
+
+# RFC 9110 section 5.6.2 token; section 5.5 field values: no control bytes but tab.
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+BODY_FIELDS = frozenset(
+    (
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-type",
+        "digest",
+        "expect",
+        "last-modified",
+        "transfer-encoding",
+    )
+)
+"""Lower-case names of the fields that describe a body and go when the body goes."""
+
+SECRET_FIELDS = frozenset(("authorization", "cookie", "cookie2", "proxy-authorization"))
+"""Lower-case names of the fields that another origin must not see (RFC 9110 section 15.4)."""
+
+
+def check_token(field: str, value: object) -> str:
+    """Return `value` if it is a token (a method or field name); raise ValueError naming `field`."""
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if not isinstance(value, str):
+        raise ValueError(f"{field} must be a str, not {type(value).__name__}")
+    if not _TOKEN.fullmatch(value):
+        raise ValueError(f"{field} {value!r} holds characters that HTTP does not allow there")
+    return value
+
+
+def check_value(field: str, value: object) -> str:
+    """Return a header value as str; raise ValueError naming `field` for control bytes."""
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if not isinstance(value, str):
+        raise ValueError(f"{field} must be a str or bytes, not {type(value).__name__}")
+    found = _BAD_VALUE.search(value)
+    if found:
+        raise ValueError(
+            f"{field} holds the control character {found.group()!r} at position {found.start()}"
+        )
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{field} holds {error.object[error.start]!r}, which Latin-1 cannot carry; encode it"
+            " yourself and pass bytes"
+        ) from None
+    return value
+
+
+def caller_fields(headers: Mapping[Any, Any] | None) -> list[tuple[str, str]]:
+    """Return the caller's headers as checked (name, value) pairs, in order, duplicates kept."""
+    if not headers:
+        return []
+    pairs: Iterable[tuple[Any, Any]]
+    pairs = headers.get_all() if isinstance(headers, HTTPHeaders) else headers.items()
+    fields = []
+    for name, value in pairs:
+        name = check_token("header name", name)
+        fields.append((name, check_value(f"header {name}", value)))
+    return fields
+
+
+@lru_cache(maxsize=256)
+def default_fields(user_agent: str, decompress: bool) -> Fields:
+    """The fields of a request for which the caller gave none."""
+    check_value("user_agent", user_agent)
+    fields = [("User-Agent", user_agent)]
+    if decompress:
+        fields.append(("Accept-Encoding", accept_encoding()))
+    return tuple(fields)
+
+
+def basic_authorization(username: str, password: str) -> str:
+    """Return ``Basic …`` credentials: NFC, then UTF-8 (RFC 7617 section 2.1).
+
+    Raises ValueError if the user name holds a colon, which the scheme cannot carry.
+    """
+    if ":" in username:
+        raise ValueError("auth_username holds ':', which Basic authentication cannot carry")
+    return "Basic " + base64.b64encode(encode_username_password(username, password)).decode()

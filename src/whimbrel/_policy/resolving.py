@@ -1,0 +1,96 @@
+"""Where a host's connection goes: `hostname_mapping` and a custom `resolver`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from whimbrel._policy.exchange import Exchange
+from whimbrel._policy.urls import normalise_host
+
+
+class Resolver(Protocol):
+    """What `AsyncHTTPClient(resolver=…)` takes."""
+
+    def resolve(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> Any:
+        """Return ``[(family, sockaddr), …]``, or an awaitable of it."""
+
+
+class AddressBook:
+    """Decides `Exchange.addresses` from a mapping first, then from a resolver.
+
+    Behind a proxy that resolves names itself, neither has a say.
+    """
+
+    def __init__(self, mapping: Mapping[Any, Any] | None, resolver: Resolver | None) -> None:
+        self._mapping = mapping or {}
+        self._resolver = resolver
+
+    def look_up(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        exchange: Exchange,
+        found: Callable[[Exchange], None],
+        failed: Callable[[BaseException], None],
+    ) -> Callable[[], None]:
+        """Settle the address, then call found(exchange) or failed(error) from the loop.
+
+        A look-up that outlives the time-outs fails with TimeoutError, one without an address
+        with socket.gaierror. Returns a function that stops it.
+        """
+        url = exchange.url
+        host, port = self._mapped(url.host, url.port, url.scheme == "https")
+        if (host, port) != (url.host, url.port):
+            exchange.addresses = (host, port)
+        if self._resolver is None or exchange.profile.proxy is not None:
+            return loop.call_soon(found, exchange).cancel
+        task = loop.create_task(self._resolve(exchange, host, port))
+
+        def done(task: asyncio.Task[None]) -> None:
+            if task.cancelled():
+                return
+            error = task.exception()
+            if error is None:
+                found(exchange)
+            else:
+                failed(error)
+
+        task.add_done_callback(done)
+
+        def stop() -> None:
+            # A resolver that may not be interrupted finishes for itself, unheard.
+            task.remove_done_callback(done)
+            task.cancel()
+
+        return stop
+
+    def _mapped(self, host: str, port: int, secure: bool) -> tuple[str, int]:
+        for key in ((host, port, secure), (host, port), host):
+            if key in self._mapping:
+                target = self._mapping[key]
+                if isinstance(target, str):
+                    target = (target, port)
+                name, number = target
+                name = name.strip("[]")
+                field = "hostname_mapping"
+                return (name if ":" in name else normalise_host(name, field)), number
+        return host, port
+
+    async def _resolve(self, exchange: Exchange, host: str, port: int) -> None:
+        assert self._resolver is not None
+        family = socket.AF_UNSPEC if exchange.profile.allow_ipv6 else socket.AF_INET
+        limit = min(
+            (t for t in (exchange.connect_timeout, exchange.request_timeout) if t), default=None
+        )
+        async with asyncio.timeout(limit):
+            outcome = self._resolver.resolve(host, port, family)
+            if inspect.isawaitable(outcome):
+                outcome = await outcome
+        for found_family, address in outcome:
+            if exchange.profile.allow_ipv6 or found_family == socket.AF_INET:
+                exchange.addresses = (address[0], address[1])
+                return
+        raise socket.gaierror(socket.EAI_NONAME, f"the resolver has no address for {host}")

@@ -1,0 +1,133 @@
+"""The default backend: libcurl's multi interface on the asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from whimbrel._curl.capabilities import CapabilityError
+from whimbrel._curl.driver import Driver
+from whimbrel._curl.errors import CurlError
+from whimbrel._curl.transfer import Transfer
+from whimbrel._policy.exchange import Exchange
+from whimbrel.httpclient import AsyncHTTPClient, HTTPResponse
+
+__all__ = ["CapabilityError", "CurlAsyncHTTPClient", "CurlError"]
+
+# What is remembered of connections that libcurl keeps: bounds, not promises.
+_REMEMBERED = 4096
+
+
+class CurlAsyncHTTPClient(AsyncHTTPClient):
+    """An :class:`~whimbrel.httpclient.AsyncHTTPClient` on libcurl.
+
+    Takes the arguments of its base, and:
+
+    :param bool use_epoll: True puts libcurl's sockets into an epoll of their own, False gives
+        each to ``loop.add_reader``; None, the default, takes epoll where the platform has it.
+    """
+
+    def initialize(self, *, use_epoll: bool | None = None, **kwargs: Any) -> None:
+        super().initialize(**kwargs)
+        self._use_epoll = use_epoll
+        self._idle: list[Transfer] = []
+        self._busy: set[Transfer] = set()
+        self._tunnels: dict[int, tuple[int | None, list[bytes]]] = {}
+        # Local ends of HTTP/1 connections that were readable while they idled: what they hold
+        # is not the answer to any request (DESIGN: libcurl itself looks only after a second).
+        self._tainted: set[tuple[str, int]] = set()
+        self._versions: dict[tuple[str, int], str] = {}
+        self._watch_idle = True
+        _clients.add(self)
+
+    def open_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._driver_loop = loop
+        self._driver = Driver(
+            loop,
+            self._idle_event,
+            use_epoll=self._use_epoll,
+            max_connections=max(100, 2 * self.max_clients),
+        )
+
+    def fetch_impl(
+        self, request: Exchange, callback: Callable[[HTTPResponse], None]
+    ) -> Callable[[], None]:
+        transfer = self._idle.pop() if self._idle else Transfer(self)
+        try:
+            transfer.begin(request, callback)
+        except BaseException:
+            # Half its options are set: not to be used again.
+            transfer.easy.close()
+            raise
+        self._busy.add(transfer)
+        return transfer.abort
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        super().close()
+        if self._loop is not None:
+            if self._loop.is_closed() or self._busy:
+                self._busy.clear()
+            self._driver.close()
+        for transfer in self._idle:
+            transfer.easy.close()
+        self._idle.clear()
+        _clients.discard(self)
+
+    # For transfers
+
+    def _give_back(self, transfer: Transfer) -> None:
+        self._busy.discard(transfer)
+        self._idle.append(transfer)
+
+    def _forget(self, transfer: Transfer) -> None:
+        self._busy.discard(transfer)
+
+    def _remember_tunnel(self, connection: int, code: int | None, lines: list[bytes]) -> None:
+        if len(self._tunnels) >= _REMEMBERED:
+            del self._tunnels[next(iter(self._tunnels))]
+        self._tunnels[connection] = (code, lines)
+
+    def _remember_connection(self, local: tuple[str, int], version: str) -> None:
+        versions = self._versions
+        if versions.get(local) != version:
+            if len(versions) >= _REMEMBERED:
+                del versions[next(iter(versions))]
+            versions[local] = version
+            self._tainted.discard(local)
+
+    # For the driver
+
+    def _idle_event(self, fd: int) -> None:
+        """An idle connection was closed by its peer, or sent what nobody asked for."""
+        try:
+            with socket.socket(fileno=os.dup(fd)) as duplicate:
+                local = duplicate.getsockname()[:2]
+        except OSError:
+            return  # libcurl closed it in the meantime
+        # HTTP/2 and 3 talk on idle connections; libcurl listens there itself.
+        if self._versions.get(local) in ("1.0", "1.1"):
+            if len(self._tainted) >= _REMEMBERED:
+                self._tainted.clear()
+            self._tainted.add(local)
+
+    def _after_fork(self) -> None:
+        if self._loop is not None:
+            self._driver.abandon()
+
+
+_clients: weakref.WeakSet[CurlAsyncHTTPClient] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

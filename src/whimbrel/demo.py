@@ -1,0 +1,300 @@
+"""`whimbrel demo`: the main job of this package, done on loopback in a few seconds.
+
+An origin, an https origin and a proxy with authentication from `whimbrel.testing` run in this
+process; the configured backend fetches from them. Every check verifies what came back (bodies, and
+what the servers counted) and prints one line; those that show a failure demand the right error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TextIO
+
+from whimbrel._version import __version__
+from whimbrel.httpclient import (
+    AsyncHTTPClient,
+    HTTPError,
+    HTTPProxyError,
+    HTTPTimeoutError,
+    HTTPTLSError,
+)
+from whimbrel.testing import (
+    LOCALHOST_CERTIFICATE,
+    OriginServer,
+    ProxyServer,
+    localhost_context,
+    pattern,
+    refused_port,
+)
+
+USERNAME: Final = "alice"
+PASSWORD: Final = "secret"
+
+_CHECK_SECONDS: Final = 20.0
+_DOWNLOAD_BYTES: Final = 32 * 1024 * 1024
+_NAME_WIDTH: Final = 42
+# A fetch through our own proxy holds six descriptors of this one process.
+_DESCRIPTORS_PER_FETCH: Final = 8
+_DESCRIPTORS_WANTED: Final = 4096
+
+
+class Unexpected(Exception):
+    """A check did not see what it should; the message says what it saw."""
+
+
+@dataclass(frozen=True)
+class Playground:
+    """What checks work with.
+
+    Attributes:
+        client: of the configured backend, blind to the environment.
+        origin, secure: an http and an https origin.
+        proxy: asks for `USERNAME` and `PASSWORD`.
+        refused: a port where nobody listens.
+        fetches: how many fetches a crowd is.
+    """
+
+    client: AsyncHTTPClient
+    origin: OriginServer
+    secure: OriginServer
+    proxy: ProxyServer
+    refused: int
+    fetches: int
+
+
+class Check(NamedTuple):
+    """One line of the demo: a name, and a coroutine function.
+
+    It returns what to print, and raises `Unexpected`, or whatever the client raises, on failure.
+    """
+
+    name: str
+    run: Callable[[Playground], Awaitable[str]]
+
+
+def run_demo(
+    checks: Sequence[Check] | None = None, *, fetches: int = 300, out: TextIO | None = None
+) -> int:
+    """Run the demo with the configured backend; return 0, or 1 if a check failed.
+
+    Args:
+        checks: None is all of `CHECKS`.
+        fetches: how many concurrent fetches make a crowd.
+        out: where the lines go; None is stdout.
+    """
+    return asyncio.run(_demo(CHECKS if checks is None else checks, fetches, out or sys.stdout))
+
+
+async def _demo(checks: Sequence[Check], fetches: int, out: TextIO) -> int:
+    started = time.perf_counter()
+    in_flight = min(fetches, max(1, (_raise_descriptor_limit() - 100) // _DESCRIPTORS_PER_FETCH))
+    async with (
+        AsyncHTTPClient(force_instance=True, max_clients=in_flight, trust_env=False) as client,
+        OriginServer() as origin,
+        OriginServer(localhost_context()) as secure,
+        ProxyServer(USERNAME, PASSWORD) as proxy,
+    ):
+        print(f"whimbrel {__version__} demo with {type(client).__name__}", file=out)
+        print(f"origins {origin.url('')} and {secure.url('')}", file=out)
+        print(f"proxy   {proxy.url} (credentials wanted)\n", file=out, flush=True)
+        with refused_port() as refused:
+            playground = Playground(client, origin, secure, proxy, refused, fetches)
+            passed = [await _show(check, playground, out) for check in checks]
+    elapsed = time.perf_counter() - started
+    print(f"\n{sum(passed)} of {len(passed)} as they should be, {elapsed:.1f} s", file=out)
+    return 0 if all(passed) else 1
+
+
+async def _show(check: Check, playground: Playground, out: TextIO) -> bool:
+    """Run one check and print its line; whether it passed."""
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            detail, passed = await check.run(playground), True
+    except Unexpected as error:
+        detail, passed = str(error), False
+    except Exception as error:  # noqa: BLE001 (a demo reports whatever went wrong, and goes on)
+        detail, passed = _describe(error), False
+    milliseconds = (time.perf_counter() - started) * 1000
+    mark = "ok  " if passed else "FAIL"
+    line = f"{mark}  {check.name:<{_NAME_WIDTH}}{milliseconds:>8.1f} ms   {detail}"
+    print(line, file=out, flush=True)
+    return passed
+
+
+def _describe(error: BaseException) -> str:
+    stage = getattr(error, "stage", None)
+    where = f" at stage {stage}" if stage else ""
+    return f"{type(error).__name__}{where}: {error}"
+
+
+def _raise_descriptor_limit() -> int:
+    """Raise this process's limit on descriptors to what a crowd needs; return the limit."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 512
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, 4096)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
+
+def _expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise Unexpected(otherwise)
+
+
+async def _crowd(playground: Playground, proxy: str | None) -> str:
+    """Fetch bodies of different lengths all at once, verify each; say how fast."""
+    count = playground.fetches
+    started = time.perf_counter()
+    responses = await asyncio.gather(
+        *(
+            playground.client.fetch(
+                playground.origin.url(f"/bytes/{1000 + i}"), proxy=False if proxy is None else proxy
+            )
+            for i in range(count)
+        )
+    )
+    elapsed = time.perf_counter() - started
+    wrong = sum(response.body != pattern(1000 + i) for i, response in enumerate(responses))
+    _expect(wrong == 0, f"{wrong} of {count} bodies are wrong")
+    return f"{count} bodies verified, {count / elapsed:,.0f} fetches/s"
+
+
+async def _direct(playground: Playground) -> str:
+    before = playground.proxy.connection_count
+    detail = await _crowd(playground, None)
+    _expect(playground.proxy.connection_count == before, "the proxy was asked")
+    return detail
+
+
+async def _through_proxy(playground: Playground) -> str:
+    before = playground.proxy.forward_count
+    detail = await _crowd(playground, playground.proxy.url_with_credentials)
+    forwarded = playground.proxy.forward_count - before
+    _expect(forwarded == playground.fetches, f"the proxy forwarded {forwarded}")
+    return detail
+
+
+async def _tls(playground: Playground) -> str:
+    url = playground.secure.url("/bytes/100000")
+    response = await playground.client.fetch(url, ca_certs=LOCALHOST_CERTIFICATE)
+    _expect(response.body == pattern(100_000), "the body is wrong")
+    refused = await _error(playground.client.fetch(url), HTTPTLSError, "tls")
+    return f"certificate verified; without its CA: {_describe(refused)}"
+
+
+async def _tunnels(playground: Playground) -> str:
+    proxy, count = playground.proxy, max(1, playground.fetches // 10)
+    before = proxy.tunnel_count
+    responses = await asyncio.gather(
+        *(
+            playground.client.fetch(
+                playground.secure.url(f"/bytes/{i}"),
+                proxy=proxy.url_with_credentials,
+                ca_certs=LOCALHOST_CERTIFICATE,
+            )
+            for i in range(count)
+        )
+    )
+    _expect(all(r.body == pattern(i) for i, r in enumerate(responses)), "a body is wrong")
+    tunnels = proxy.tunnel_count - before
+    _expect(0 < tunnels <= count, f"{tunnels} tunnels")
+    return f"{count} bodies verified, through {tunnels} CONNECT tunnels"
+
+
+async def _digest(playground: Playground) -> str:
+    url = playground.origin.url("/digest")
+    response = await playground.client.fetch(
+        url, auth_username="alice", auth_password="secret", auth_mode="digest"
+    )
+    _expect(response.body == b"hello alice\n", "the body is wrong")
+    wrong = await playground.client.fetch(
+        url, auth_username="alice", auth_password="guess", auth_mode="digest", raise_error=False
+    )
+    _expect(wrong.code == 401, f"a wrong password got {wrong.code}")
+    return "200 with the right password, 401 with a wrong one"
+
+
+async def _download(playground: Playground) -> str:
+    url = playground.origin.url(f"/stream/{_DOWNLOAD_BYTES}")
+    size = chunks = 0
+    started = time.perf_counter()
+    async with playground.client.stream(url) as response:
+        async for chunk in response:
+            _expect(chunk == pattern(len(chunk), size), f"wrong bytes after {size}")
+            size += len(chunk)
+            chunks += 1
+    elapsed = time.perf_counter() - started
+    _expect(size == _DOWNLOAD_BYTES, f"{size} bytes instead of {_DOWNLOAD_BYTES}")
+    mebibytes = size / 1024 / 1024
+    return f"{mebibytes:.0f} MiB in {chunks} chunks verified, {mebibytes / elapsed:,.0f} MiB/s"
+
+
+async def _redirect(playground: Playground) -> str:
+    response = await playground.client.fetch(playground.origin.url("/redirect/3"))
+    _expect(response.body == b"Hello from whimbrel\n", "the body is wrong")
+    codes = [hop.code for hop in response.history]
+    _expect(codes == [302, 302, 302], f"the redirects were {codes}")
+    return f"3 redirects followed to {response.effective_url}"
+
+
+async def _time_out(playground: Playground) -> str:
+    slow = playground.client.fetch(playground.origin.url("/slow/10"), request_timeout=0.2)
+    return _describe(await _error(slow, HTTPTimeoutError, "response"))
+
+
+async def _wrong_password(playground: Playground) -> str:
+    before = playground.proxy.tunnel_count
+    wrong = playground.proxy.url.replace("://", f"://{USERNAME}:guess@")
+    error = await _error(
+        playground.client.fetch(playground.secure.url("/hello"), proxy=wrong),
+        HTTPProxyError,
+        "proxy-auth",
+    )
+    _expect(error.proxy_code == 407, f"proxy_code is {error.proxy_code}")
+    _expect(playground.proxy.tunnel_count == before, "the proxy opened a tunnel")
+    return _describe(error)
+
+
+async def _refused_proxy(playground: Playground) -> str:
+    fetch = playground.client.fetch(
+        playground.origin.url("/hello"), proxy=f"http://127.0.0.1:{playground.refused}"
+    )
+    return _describe(await _error(fetch, HTTPProxyError, "proxy-connect"))
+
+
+async def _error(fetch: Awaitable[object], kind: type[HTTPError], stage: str) -> HTTPError:
+    """The error that `fetch` ends with, which must be a `kind` at `stage`."""
+    try:
+        await fetch
+    except kind as error:
+        _expect(error.stage == stage, f"{_describe(error)}, not at stage {stage}")
+        return error
+    raise Unexpected(f"it succeeded, where {kind.__name__} is due")
+
+
+CHECKS: Final = (
+    Check("concurrent fetches, direct", _direct),
+    Check("concurrent fetches through the proxy", _through_proxy),
+    Check("TLS", _tls),
+    Check("TLS through the proxy", _tunnels),
+    Check("digest authentication", _digest),
+    Check("streamed download", _download),
+    Check("redirects", _redirect),
+    Check("a time-out, as the error it is", _time_out),
+    Check("a wrong proxy password, as the error it is", _wrong_password),
+    Check("a refused proxy, as the error it is", _refused_proxy),
+)
+"""What `run_demo` runs, in this order."""

@@ -1,0 +1,1521 @@
+"""HTTP client interfaces: `AsyncHTTPClient`, `HTTPClient`, requests, responses and errors.
+
+One interface, several backends. :class:`AsyncHTTPClient` chooses one
+(:meth:`AsyncHTTPClient.configure`; libcurl by default) and does everything that is not a single
+request/response exchange itself: defaults, slots and queue, deadline, redirects, cookies,
+environment proxies, cancellation. A backend implements :meth:`AsyncHTTPClient.fetch_impl`.
+
+Errors::
+
+    HTTPError (= HTTPClientError)        a status outside 2xx, or code 599: no response
+    ├─ HTTPTimeoutError                  also TimeoutError
+    ├─ HTTPResolveError                  also socket.gaierror
+    ├─ HTTPConnectError                  also ConnectionError
+    │  └─ HTTPConnectionRefusedError     also ConnectionRefusedError
+    ├─ HTTPProxyError                    also ConnectionError
+    ├─ HTTPTLSError                      also ssl.SSLError
+    ├─ HTTPStreamClosedError             also ConnectionError
+    ├─ HTTPProtocolError                 a reply that is not HTTP, or is cut short
+    ├─ HTTPLimitError                    a header or body limit was passed
+    └─ HTTPRedirectError                 also ValueError; carries the 3xx response
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+import socket
+import ssl
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from functools import cached_property
+from io import BytesIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
+
+from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
+from whimbrel._policy.environment import EnvironmentProxies
+from whimbrel._policy.exchange import Exchange, byte_limit, prepare, seconds
+from whimbrel._policy.gate import Gate
+from whimbrel._policy.redirects import REDIRECT_CODES, follow_up, is_redirect
+from whimbrel._policy.resolving import AddressBook, Resolver
+from whimbrel._policy.urls import URL, redact
+from whimbrel._version import __version__
+from whimbrel.httputil import HTTPHeaders, responses
+from whimbrel.util import Configurable
+
+if TYPE_CHECKING:
+    from http.cookiejar import CookieJar
+
+__all__ = [
+    "AsyncHTTPClient",
+    "HTTPClient",
+    "HTTPClientError",
+    "HTTPConnectError",
+    "HTTPConnectionRefusedError",
+    "HTTPError",
+    "HTTPLimitError",
+    "HTTPProtocolError",
+    "HTTPProxyError",
+    "HTTPRedirectError",
+    "HTTPRequest",
+    "HTTPResolveError",
+    "HTTPResponse",
+    "HTTPStreamClosedError",
+    "HTTPTLSError",
+    "HTTPTimeoutError",
+    "StreamedResponse",
+    "main",
+]
+
+T = TypeVar("T")
+
+# How much decoded body may wait for the reader of a stream before the transfer is paused.
+STREAM_BUFFER = 256 * 1024
+
+
+# ---------------------------------------------------------------------------------------------
+# Errors
+
+
+class HTTPError(Exception):
+    """A response whose status is not 2xx, or, with code 599, no response at all.
+
+    `code` is the status; `message` defaults to the reason phrase; `response` is the
+    :class:`HTTPResponse`, None for 599.
+    """
+
+    stage: str | None = None
+    """Where it failed: "queue", "dns", "proxy-connect", "proxy-auth", "tunnel", "connect",
+    "tls", "send", "response" or "body"; None where a whole response came."""
+    retryable: bool = False
+    """True where the same request may be sent again without being carried out twice."""
+    proxy: str | None = None
+    """The proxy's URL without credentials, None if there was none."""
+    proxy_code: int | None = None
+    """The proxy's own status, from its answer to CONNECT or a 407."""
+
+    def __init__(
+        self, code: int, message: str | None = None, response: HTTPResponse | None = None
+    ) -> None:
+        self.code = code
+        self.message = message or responses.get(code, "Unknown")
+        self.response = response
+        # Straight to Exception: the built-in halves of subclasses want other arguments.
+        Exception.__init__(self, code, message, response)
+
+    def __str__(self) -> str:
+        return f"HTTP {self.code}: {_printable(self.message)}"
+
+    # HTTPError is old enough to be pickled; stage and proxy must come along.
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_error, (type(self), self.code, self.message, self.response), self.__dict__
+
+
+HTTPClientError = HTTPError
+
+
+def _rebuild_error(kind: type[HTTPError], *args: Any) -> HTTPError:
+    error = kind.__new__(kind)
+    HTTPError.__init__(error, *args)
+    return error
+
+
+class _NoResponse(HTTPError):
+    """An HTTPError of code 599: `str()` is the message alone."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str | None = None,
+        retryable: bool = False,
+        response: HTTPResponse | None = None,
+    ) -> None:
+        HTTPError.__init__(self, 599, message, response)
+        self.stage = stage
+        self.retryable = retryable
+
+    def __str__(self) -> str:
+        return _printable(self.message)
+
+    def __repr__(self) -> str:
+        return f"HTTP 599: {_printable(self.message)}"
+
+
+class HTTPTimeoutError(_NoResponse, TimeoutError):
+    """A deadline passed: queue_timeout, connect_timeout, request_timeout or stall_timeout."""
+
+
+class HTTPResolveError(_NoResponse, socket.gaierror):
+    """The name of the origin has no address."""
+
+
+class HTTPConnectError(_NoResponse, ConnectionError):
+    """No connection to the origin could be made (or the interface cannot be used)."""
+
+
+class HTTPConnectionRefusedError(HTTPConnectError, ConnectionRefusedError):
+    """The origin refused the connection; ``errno`` is ``errno.ECONNREFUSED``."""
+
+
+class HTTPProxyError(_NoResponse, ConnectionError):
+    """The proxy could not be reached, or did not let the request through."""
+
+
+class HTTPTLSError(_NoResponse, ssl.SSLError):
+    """The TLS handshake failed: the certificate was not accepted, by one side or the other."""
+
+
+class HTTPStreamClosedError(_NoResponse, ConnectionError):
+    """The peer closed the connection, or the client was closed, before the response was whole."""
+
+
+class HTTPProtocolError(_NoResponse):
+    """The reply is malformed, or was cut short."""
+
+
+class HTTPLimitError(_NoResponse):
+    """The reply passed max_body_size or max_header_size."""
+
+
+class HTTPRedirectError(HTTPError, ValueError):
+    """A redirect that cannot be followed; `code` and `response` are those of the 3xx."""
+
+    def __str__(self) -> str:
+        return f"HTTP {self.code}: {_printable(self.message)}"
+
+
+def _printable(text: str) -> str:
+    """Escape what a peer may have put into a text that is printed (control bytes)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# ---------------------------------------------------------------------------------------------
+# Requests
+
+
+class HTTPRequest:
+    """An HTTP request; all parameters but `url` are optional, and None means "not given".
+
+    A parameter that is not given comes from the client's ``defaults``, then from the built-in
+    default named here.
+
+    :param str url: absolute http or https URL. User information in it is used as `auth_username`
+        and `auth_password`; non-ASCII hosts are encoded by UTS #46.
+    :param str method: "GET" (default), "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS".
+    :param headers: `HTTPHeaders` or a mapping of str to str or bytes (Latin-1).
+    :param body: bytes, str (sent as UTF-8), or an iterable or async iterable of bytes.
+    :param str auth_username: user name for `auth_mode`.
+    :param str auth_password: password; "" where only the user name is given.
+    :param str auth_mode: "basic" (default), "digest", "bearer" (with `auth_token`) or
+        "negotiate" (Kerberos).
+    :param float connect_timeout: seconds for name look-up, TCP, proxy and TLS of one hop
+        together; 20.0, 0 for no limit (CURLOPT_CONNECTTIMEOUT_MS).
+    :param float request_timeout: seconds for the whole fetch, queue and redirects included;
+        20.0, 0 for no limit (CURLOPT_TIMEOUT_MS).
+    :param if_modified_since: datetime (naive is UTC) or seconds since 1970: If-Modified-Since.
+    :param bool follow_redirects: follow 301, 302, 303, 307, 308 with a Location; True.
+    :param int max_redirects: how many are followed; 5.
+    :param str user_agent: ``whimbrel/<version>``.
+    :param bool use_gzip: Tornado's old name of `decompress_response`.
+    :param str network_interface: name or address of the local end (CURLOPT_INTERFACE).
+    :param streaming_callback: called with each piece of the decoded body; the response's body is
+        then empty. If it returns an awaitable, the transfer is paused until that is done.
+    :param header_callback: called with each header line (str, CRLF included), status line first,
+        ``"\\r\\n"`` last, before any of the body; of redirects only for the final response.
+    :param prepare_curl_callback: called with the ``pycurl.Curl`` object for further ``setopt``
+        calls; curl backend only.
+    :param str proxy_host: with `proxy_port`: Tornado's way of naming an HTTP proxy.
+    :param int proxy_port: see `proxy_host`.
+    :param str proxy_username: user name for the proxy.
+    :param str proxy_password: password for the proxy.
+    :param str proxy_auth_mode: "basic" (default), "digest" or "negotiate".
+    :param bool allow_nonstandard_methods: allow any method, with or without a body.
+    :param bool validate_cert: verify the origin's certificate and name; True.
+    :param ca_certs: name of a PEM file, or the PEM bytes; None is the system's set, or certifi's.
+    :param bool allow_ipv6: use IPv6 addresses too; True.
+    :param str client_key: name of the PEM file of the client certificate's key.
+    :param str client_cert: name of the PEM file of the client certificate.
+    :param body_producer: called with ``write``; plain, coroutine or anything awaitable.
+        ``write(data)`` returns an awaitable for flow control. Chunked unless the headers give
+        Content-Length.
+    :param bool expect_100_continue: send ``Expect: 100-continue``, and the body only after 100.
+    :param bool decompress_response: ask for compressed bodies and decode them; True.
+    :param ssl_options: `ssl.SSLContext`, or a dict of ``certfile``, ``keyfile``, ``ca_certs``,
+        ``cert_reqs``, ``ciphers``. Overrides the four TLS parameters above.
+    :param params: query arguments (mapping or pairs), appended to the URL.
+    :param json: an object; sent as JSON with its Content-Type.
+    :param form: mapping or pairs; sent as ``application/x-www-form-urlencoded``.
+    :param proxy: ``scheme://[user:password@]host:port`` with http, https, socks4, socks4a,
+        socks5 or socks5h; False connects directly; None reads the environment.
+    :param proxy_ssl: like `ssl_options`, for the hop to an https proxy.
+    :param str auth_token: for `auth_mode` "bearer".
+    :param str http_version: "1.1", "2", "2-prior-knowledge", "3" (falls back) or "3-only"; None
+        lets TLS choose between 1.1 and 2.
+    :param float queue_timeout: seconds in the queue; None is the smaller of `connect_timeout`
+        and `request_timeout`, 0 no limit of its own.
+    :param float stall_timeout: seconds without a byte before a transfer is given up; 0, the
+        default, is never.
+    :param int max_body_size: decoded bytes of a response body, 104857600; 0 is no limit.
+    :param str unix_socket: path of a Unix socket to connect to (CURLOPT_UNIX_SOCKET_PATH).
+
+    Values are checked when the request is fetched. The object may be used again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        method: str = "GET",
+        headers: Mapping[str, str | bytes] | HTTPHeaders | None = None,
+        body: bytes | str | Iterable[bytes] | AsyncIterable[bytes] | None = None,
+        auth_username: str | None = None,
+        auth_password: str | None = None,
+        auth_mode: str | None = None,
+        connect_timeout: float | None = None,
+        request_timeout: float | None = None,
+        if_modified_since: float | datetime.datetime | None = None,
+        follow_redirects: bool | None = None,
+        max_redirects: int | None = None,
+        user_agent: str | None = None,
+        use_gzip: bool | None = None,
+        network_interface: str | None = None,
+        streaming_callback: Callable[[bytes], Awaitable[None] | None] | None = None,
+        header_callback: Callable[[str], None] | None = None,
+        prepare_curl_callback: Callable[[Any], None] | None = None,
+        proxy_host: str | None = None,
+        proxy_port: int | None = None,
+        proxy_username: str | None = None,
+        proxy_password: str | None = None,
+        proxy_auth_mode: str | None = None,
+        allow_nonstandard_methods: bool | None = None,
+        validate_cert: bool | None = None,
+        ca_certs: str | bytes | None = None,
+        allow_ipv6: bool | None = None,
+        client_key: str | None = None,
+        client_cert: str | None = None,
+        body_producer: Callable[[Callable[[bytes], Awaitable[None]]], Any] | None = None,
+        expect_100_continue: bool = False,
+        decompress_response: bool | None = None,
+        ssl_options: dict[str, Any] | ssl.SSLContext | None = None,
+        *,
+        params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+        json: Any = None,
+        form: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+        proxy: str | Literal[False] | None = None,
+        proxy_ssl: dict[str, Any] | ssl.SSLContext | None = None,
+        auth_token: str | None = None,
+        http_version: str | None = None,
+        queue_timeout: float | None = None,
+        stall_timeout: float | None = None,
+        max_body_size: int | None = None,
+        unix_socket: str | None = None,
+    ) -> None:
+        # Only what is given is stored (the class holds None for the rest): then merging the
+        # defaults is one dict display, and a plain request stays small.
+        self.url = url
+        self.method = method
+        # fmt: off
+        if headers is not None: self.headers = headers
+        if body is not None: self.body = body
+        if auth_username is not None: self.auth_username = auth_username
+        if auth_password is not None: self.auth_password = auth_password
+        if auth_mode is not None: self.auth_mode = auth_mode
+        if connect_timeout is not None: self.connect_timeout = connect_timeout
+        if request_timeout is not None: self.request_timeout = request_timeout
+        if if_modified_since is not None: self.if_modified_since = if_modified_since
+        if follow_redirects is not None: self.follow_redirects = follow_redirects
+        if max_redirects is not None: self.max_redirects = max_redirects
+        if user_agent is not None: self.user_agent = user_agent
+        if use_gzip is not None: self.decompress_response = use_gzip
+        if network_interface is not None: self.network_interface = network_interface
+        if streaming_callback is not None: self.streaming_callback = streaming_callback
+        if header_callback is not None: self.header_callback = header_callback
+        if prepare_curl_callback is not None: self.prepare_curl_callback = prepare_curl_callback
+        if proxy_host is not None: self.proxy_host = proxy_host
+        if proxy_port is not None: self.proxy_port = proxy_port
+        if proxy_username is not None: self.proxy_username = proxy_username
+        if proxy_password is not None: self.proxy_password = proxy_password
+        if proxy_auth_mode is not None: self.proxy_auth_mode = proxy_auth_mode
+        if allow_nonstandard_methods is not None:
+            self.allow_nonstandard_methods = allow_nonstandard_methods
+        if validate_cert is not None: self.validate_cert = validate_cert
+        if ca_certs is not None: self.ca_certs = ca_certs
+        if allow_ipv6 is not None: self.allow_ipv6 = allow_ipv6
+        if client_key is not None: self.client_key = client_key
+        if client_cert is not None: self.client_cert = client_cert
+        if body_producer is not None: self.body_producer = body_producer
+        if expect_100_continue: self.expect_100_continue = expect_100_continue
+        if decompress_response is not None: self.decompress_response = decompress_response
+        if ssl_options is not None: self.ssl_options = ssl_options
+        if params is not None: self.params = params
+        if json is not None: self.json = json
+        if form is not None: self.form = form
+        if proxy is not None: self.proxy = proxy
+        if proxy_ssl is not None: self.proxy_ssl = proxy_ssl
+        if auth_token is not None: self.auth_token = auth_token
+        if http_version is not None: self.http_version = http_version
+        if queue_timeout is not None: self.queue_timeout = queue_timeout
+        if stall_timeout is not None: self.stall_timeout = stall_timeout
+        if max_body_size is not None: self.max_body_size = max_body_size
+        if unix_socket is not None: self.unix_socket = unix_socket
+        # fmt: on
+        self.start_time = time.time()
+
+    # Instances store under these names what was given; a read of the rest finds None here.
+    auth_username: str | None = None
+    auth_password: str | None = None
+    auth_mode: str | None = None
+    connect_timeout: float | None = None
+    request_timeout: float | None = None
+    if_modified_since: float | datetime.datetime | None = None
+    follow_redirects: bool | None = None
+    max_redirects: int | None = None
+    user_agent: str | None = None
+    network_interface: str | None = None
+    streaming_callback: Callable[[bytes], Awaitable[None] | None] | None = None
+    header_callback: Callable[[str], None] | None = None
+    prepare_curl_callback: Callable[[Any], None] | None = None
+    proxy_host: str | None = None
+    proxy_port: int | None = None
+    proxy_username: str | None = None
+    proxy_password: str | None = None
+    proxy_auth_mode: str | None = None
+    allow_nonstandard_methods: bool | None = None
+    validate_cert: bool | None = None
+    ca_certs: str | bytes | None = None
+    allow_ipv6: bool | None = None
+    client_key: str | None = None
+    client_cert: str | None = None
+    body_producer: Callable[[Callable[[bytes], Awaitable[None]]], Any] | None = None
+    expect_100_continue: bool = False
+    decompress_response: bool | None = None
+    ssl_options: dict[str, Any] | ssl.SSLContext | None = None
+    params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None
+    json: Any = None
+    form: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None
+    proxy: str | Literal[False] | None = None
+    proxy_ssl: dict[str, Any] | ssl.SSLContext | None = None
+    auth_token: str | None = None
+    http_version: str | None = None
+    queue_timeout: float | None = None
+    stall_timeout: float | None = None
+    max_body_size: int | None = None
+    unix_socket: str | None = None
+
+    @property
+    def headers(self) -> Any:
+        """The headers given; a new, empty `HTTPHeaders` if none were."""
+        found = self.__dict__.get("headers")
+        if found is None:
+            found = self.__dict__["headers"] = HTTPHeaders()
+        return found
+
+    @headers.setter
+    def headers(self, value: Any) -> None:
+        self.__dict__["headers"] = HTTPHeaders() if value is None else value
+
+    @property
+    def body(self) -> Any:
+        """The body: bytes (a str is encoded as UTF-8), an iterable of bytes, or None."""
+        return self.__dict__.get("body")
+
+    @body.setter
+    def body(self, value: Any) -> None:
+        self.__dict__["body"] = value.encode() if isinstance(value, str) else value
+
+    def __repr__(self) -> str:
+        url = redact(self.url) if isinstance(self.url, str) else self.url
+        return f"{type(self).__name__}({self.method!r}, {url!r})"
+
+
+_BUILT_IN_DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 20.0,
+    "request_timeout": 20.0,
+    "follow_redirects": True,
+    "max_redirects": 5,
+    "user_agent": f"whimbrel/{__version__}",
+}
+_PARAMETERS = frozenset(
+    HTTPRequest.__init__.__code__.co_varnames[1 : HTTPRequest.__init__.__code__.co_argcount]
+    + HTTPRequest.__init__.__code__.co_varnames[
+        HTTPRequest.__init__.__code__.co_argcount : HTTPRequest.__init__.__code__.co_argcount
+        + HTTPRequest.__init__.__code__.co_kwonlyargcount
+    ]
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# Responses
+
+
+class HTTPResponse:
+    """An HTTP response.
+
+    Attributes: `request` (the caller's :class:`HTTPRequest`), `code`, `reason`, `headers`
+    (:class:`~whimbrel.httputil.HTTPHeaders`), `effective_url` (after redirects), `buffer`
+    (BytesIO at 0), `body` (bytes; ``b""`` without one), `text`, `error` (an exception, or None
+    for a 2xx), `request_time` (seconds from the start to the end, without the queue),
+    `start_time` (wall clock), `time_info` (seconds: queue, namelookup, connect, appconnect,
+    pretransfer, starttransfer, total, redirect), `history` (the redirects that led here),
+    `http_version` ("1.0", "1.1", "2" or "3"), `remote_address` and `local_address` (host and
+    port), `connection_id`, `reused` (whether the connection had served before), `proxy` (URL
+    without credentials), `proxy_code` and `proxy_headers` (of the proxy's answer to CONNECT).
+
+    Headers, body, reason and timings are worked out when they are first looked at.
+    """
+
+    # What a backend leaves for later: raw header lines of the final header block, and timings.
+    _lines: Sequence[bytes] = ()
+    _times: tuple[float, ...] | None = None
+    _decoded: bool = False
+
+    request: HTTPRequest
+    code: int
+    effective_url: str
+    error: BaseException | None = None
+    request_time: float | None = None
+    start_time: float | None = None
+    queue_time: float = 0.0
+    redirect_time: float = 0.0
+    history: Sequence[HTTPResponse] = ()
+    http_version: str | None = None
+    remote_address: tuple[str, int] | None = None
+    local_address: tuple[str, int] | None = None
+    connection_id: int | None = None
+    reused: bool = False
+    proxy: str | None = None
+    proxy_code: int | None = None
+    proxy_headers: HTTPHeaders | None = None
+
+    def __init__(
+        self,
+        request: HTTPRequest,
+        code: int,
+        headers: HTTPHeaders | None = None,
+        buffer: BytesIO | None = None,
+        effective_url: str | None = None,
+        error: BaseException | None = None,
+        request_time: float | None = None,
+        time_info: dict[str, float] | None = None,
+        reason: str | None = None,
+        start_time: float | None = None,
+    ) -> None:
+        self.request = request
+        self.code = code
+        self.headers = headers if headers is not None else HTTPHeaders()
+        if buffer is not None:
+            self.buffer = buffer
+        self.effective_url = request.url if effective_url is None else effective_url
+        self.request_time = request_time
+        self.time_info = time_info or {}
+        self.reason = reason or responses.get(code, "Unknown")
+        self.start_time = start_time
+        if error is not None:
+            self.error = error
+        elif code < 200 or code >= 300:
+            self.error = HTTPError(code, self.reason, self)
+
+    @classmethod
+    def received(cls, fields: dict[str, Any]) -> HTTPResponse:
+        """Build a response from a backend's `fields`: attribute names to values, with ``_lines``
+        and ``_times`` in place of what is parsed on demand."""
+        response = cls.__new__(cls)
+        response.__dict__ = fields
+        return response
+
+    @cached_property
+    def headers(self) -> HTTPHeaders:
+        headers = HTTPHeaders.from_lines(self._lines[1:])
+        if self._decoded:
+            # What the fields told of is gone with the encoding (CONTRACT: both backends).
+            encodings = headers.get_list("Content-Encoding")
+            if encodings:
+                del headers["Content-Encoding"]
+                for encoding in encodings:
+                    headers.add("X-Consumed-Content-Encoding", encoding)
+                if "Content-Length" in headers:
+                    del headers["Content-Length"]
+        return headers
+
+    @cached_property
+    def reason(self) -> str:
+        if self._lines:
+            parts = self._lines[0].rstrip(b"\r\n").split(b" ", 2)
+            if len(parts) == 3 and parts[2].strip():
+                return parts[2].strip().decode("latin-1")
+        return responses.get(self.code, "Unknown")
+
+    @cached_property
+    def body(self) -> bytes:
+        buffer = self.__dict__.get("buffer")
+        return b"" if buffer is None else buffer.getvalue()
+
+    @cached_property
+    def buffer(self) -> BytesIO:
+        return BytesIO(self.__dict__.get("body", b""))
+
+    @cached_property
+    def time_info(self) -> dict[str, float]:
+        info = {"queue": self.queue_time, "redirect": self.redirect_time}
+        if self._times is not None:
+            info.update(zip(_TIMINGS, self._times, strict=True))
+        return info
+
+    @property
+    def text(self) -> str:
+        """The body as str, by the charset of Content-Type, else UTF-8; undecodable bytes become
+        U+FFFD."""
+        charset = "utf-8"
+        for parameter in self.headers.get("Content-Type", "").split(";")[1:]:
+            name, _, value = parameter.partition("=")
+            if name.strip().lower() == "charset":
+                charset = value.strip().strip("\"'")
+        try:
+            return self.body.decode(charset, "replace")
+        except LookupError:
+            return self.body.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body parsed as JSON (RFC 8259: UTF-8, 16 or 32). Raises ValueError if it is not."""
+        import json
+
+        return json.loads(self.body)
+
+    def rethrow(self) -> None:
+        """Raise :attr:`error` if there is one."""
+        if self.error is not None:
+            raise self.error
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(code={self.code}, reason={self.reason!r},"
+            f" effective_url={redact(self.effective_url)!r}, request_time={self.request_time})"
+        )
+
+
+_TIMINGS = ("namelookup", "connect", "appconnect", "pretransfer", "starttransfer", "total")
+
+
+class StreamedResponse(HTTPResponse):
+    """A response whose body is read while it arrives; see :meth:`AsyncHTTPClient.stream`.
+
+    Iterate over it (``async for chunk in response``) or call :meth:`read`; `body` stays empty.
+    The transfer is paused while more than 256 KiB wait to be read. Timings are those of the
+    start until the body has ended.
+    """
+
+    _stream: _StreamReader
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._stream
+
+    async def read(self) -> bytes:
+        """Return the rest of the body."""
+        return b"".join([chunk async for chunk in self._stream])
+
+
+class _StreamReader:
+    """Between a fetch that delivers chunks and a coroutine that wants them, one at a time."""
+
+    def __init__(self, client: AsyncHTTPClient, fetch: _Fetch, raise_error: bool) -> None:
+        self._client = client
+        self._fetch = fetch
+        self._raise_error = raise_error
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._drained: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._left = False
+        self.response: StreamedResponse | None = None
+        fetch.add_done_callback(self._done)
+
+    # The fetch's side
+
+    def on_head(self, response: HTTPResponse) -> None:
+        streamed = StreamedResponse.__new__(StreamedResponse)
+        streamed.__dict__ = response.__dict__
+        streamed._stream = self
+        self.response = streamed
+        self._wake()
+
+    def on_data(self, chunk: bytes) -> Awaitable[None] | None:
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        self._wake()
+        if self._size < STREAM_BUFFER:
+            return None
+        if self._drained is None or self._drained.done():
+            self._drained = self._fetch.get_loop().create_future()
+        return self._drained
+
+    def _done(self, fetch: asyncio.Future[HTTPResponse]) -> None:
+        if not fetch.cancelled():
+            error = fetch.exception()  # marks it as seen: it is raised from the iteration
+            if error is None and self.response is not None:
+                final = fetch.result()
+                for name in ("request_time", "queue_time", "redirect_time", "_times", "error"):
+                    if name in final.__dict__:
+                        self.response.__dict__[name] = final.__dict__[name]
+                self.response.__dict__.pop("time_info", None)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # The reader's side
+
+    async def start(self) -> StreamedResponse:
+        while self.response is None:
+            if self._fetch.done():
+                self._fetch.result()
+                raise AssertionError("a fetch ended well without a head")
+            await self._wait()
+        response = self.response
+        code = response.code
+        if code < 200 or code >= 300:
+            error = HTTPError(code, response.reason, response)
+            response.error = error
+            if self._raise_error:
+                self.leave()
+                raise error
+        return response
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._chunks:
+            if self._left:
+                raise RuntimeError("the stream's block was left; its body can no longer be read")
+            if self._fetch.done():
+                self._fetch.result()
+                raise StopAsyncIteration
+            if self._drained is not None and not self._drained.done():
+                self._drained.set_result(None)
+            await self._wait()
+        chunk = self._chunks.popleft()
+        self._size -= len(chunk)
+        if not self._size and self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        return chunk
+
+    async def _wait(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("the stream is read by two tasks at once")
+        self._waiter = self._fetch.get_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def leave(self) -> None:
+        """Abort the transfer if it still runs."""
+        self._left = True
+        self._chunks.clear()
+        if self._drained is not None and not self._drained.done():
+            self._drained.cancel()
+        self._fetch.cancel()
+
+
+class _Stream:
+    """The context manager that :meth:`AsyncHTTPClient.stream` returns."""
+
+    def __init__(self, start: Callable[[], _StreamReader]) -> None:
+        self._start = start
+        self._reader: _StreamReader | None = None
+
+    async def __aenter__(self) -> StreamedResponse:
+        if self._reader is not None:
+            raise RuntimeError("a stream can be entered once")
+        self._reader = self._start()
+        try:
+            return await self._reader.start()
+        except BaseException:
+            self._reader.leave()
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._reader is not None
+        self._reader.leave()
+
+
+# ---------------------------------------------------------------------------------------------
+# The pipeline
+
+
+class _Fetch(asyncio.Future[HTTPResponse]):
+    """One `fetch()`: the future that the caller awaits, and the state behind it.
+
+    gate → prepare → fetch_impl → redirect? → result. Being the future itself, it needs no task,
+    and a cancellation reaches the backend inside ``cancel()``, not an iteration later.
+    """
+
+    # Not the names of asyncio.Future's own attributes (_callbacks, _state, _result, …).
+    __slots__ = (
+        "_abort",
+        "_client",
+        "_deadline",
+        "_enqueued",
+        "_exchange",
+        "_history",
+        "_in_gate",
+        "_notify",
+        "_options",
+        "_raises",
+        "_request",
+        "_sink",
+        "_started",
+        "_wall",
+    )
+
+    def __init__(
+        self,
+        client: AsyncHTTPClient,
+        loop: asyncio.AbstractEventLoop,
+        request: HTTPRequest | None,
+        notify: Callable[[HTTPResponse], None] | None,
+        raises: bool,
+    ) -> None:
+        super().__init__(loop=loop)
+        self._client = client
+        self._request = request
+        self._notify = notify
+        self._raises = raises
+        self._abort: Callable[[], None] | None = None
+        self._history: tuple[HTTPResponse, ...] = ()
+        self._in_gate = False
+        self._sink: _StreamReader | None = None
+        self._exchange: Exchange | None = None
+        self._wall = time.time()
+        self._enqueued = self._started = loop.time()
+
+    def begin(self) -> None:
+        """Check the request and take a slot, or a place in the queue."""
+        client = self._client
+        try:
+            assert self._request is not None
+            # Everything the caller gave is read here, once: `request` may change afterwards.
+            self._options = options = {**client._merged_defaults, **self._request.__dict__}
+            exchange = self._prepare(options)
+            redirects = options["max_redirects"]
+            if isinstance(redirects, bool) or not isinstance(redirects, int) or redirects < 0:
+                raise ValueError(f"max_redirects must be 0 or more, not {redirects!r}")
+            queue_timeout = options.get("queue_timeout")
+            if queue_timeout is None:
+                limits = (exchange.connect_timeout, exchange.request_timeout)
+                queue_timeout = min((limit for limit in limits if limit), default=0)
+            else:
+                seconds("queue_timeout", queue_timeout)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the awaiter)
+            self._fail(error)
+            return
+        total = exchange.request_timeout
+        self._deadline = self._enqueued + total if total else None
+        if total and (not queue_timeout or queue_timeout > total):
+            queue_timeout = total
+        self._in_gate = True
+        gate = client._gate
+        assert gate is not None
+        if gate.enter(self, self._enqueued + queue_timeout if queue_timeout else None):
+            self._launch(exchange)
+
+    def _prepare(self, options: dict[str, Any]) -> Exchange:
+        client = self._client
+        exchange = prepare(options, client._environment, client._cookie_header)
+        if "streaming_callback" in options or "header_callback" in options or self._sink:
+            exchange.on_head = self._on_head
+            if self._sink is not None:
+                exchange.on_data = self._sink.on_data
+            else:
+                exchange.on_data = options.get("streaming_callback")
+        self._exchange = exchange
+        return exchange
+
+    # Gate
+
+    def admitted(self) -> None:
+        """The gate gives a slot."""
+        self._started = self.get_loop().time()
+        assert self._exchange is not None
+        self._launch(self._exchange)
+
+    def queue_expired(self) -> None:
+        """The gate gives up."""
+        self._in_gate = False  # nothing to give back
+        self._fail(HTTPTimeoutError("Timeout in request queue", stage="queue", retryable=True))
+
+    # Exchange
+
+    def _launch(self, exchange: Exchange) -> None:
+        client = self._client
+        loop = self.get_loop()
+        try:
+            if self._deadline is not None and (self._history or self._started != self._enqueued):
+                remaining = self._deadline - loop.time()
+                if remaining <= 0:
+                    raise HTTPTimeoutError(
+                        "Timeout during request", stage="connect", retryable=True
+                    )
+                exchange.request_timeout = remaining
+            if client._address_book is not None:
+                self._abort = client._address_book.look_up(
+                    loop, exchange, self._launch_resolved, self._unresolved
+                )
+            else:
+                self._abort = client.fetch_impl(exchange, self._received)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the awaiter)
+            # Later: the slot that a failure frees starts the next in the queue, and a row of
+            # failures must not become a deep recursion.
+            handle = loop.call_soon(self._fail, error)
+            self._abort = handle.cancel
+
+    def _launch_resolved(self, exchange: Exchange) -> None:
+        try:
+            self._abort = self._client.fetch_impl(exchange, self._received)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the awaiter)
+            self._fail(error)
+
+    def _unresolved(self, error: BaseException) -> None:
+        """The client's own resolver failed."""
+        assert self._exchange is not None
+        host = self._exchange.url.host
+        failure: BaseException = error
+        if isinstance(error, TimeoutError):
+            failure = HTTPTimeoutError(
+                f"Timeout while resolving {host}", stage="dns", retryable=True
+            )
+        elif isinstance(error, socket.gaierror):
+            failure = HTTPResolveError(str(error), stage="dns", retryable=True)
+        if failure is not error:
+            failure.__cause__ = error
+        self._fail(failure)
+
+    def _location(self, code: int, headers: HTTPHeaders) -> str | None:
+        """The Location to be followed, or None."""
+        options = self._options
+        if code not in REDIRECT_CODES or not options["follow_redirects"]:
+            return None
+        location = headers.get("Location")
+        if not is_redirect(code, location) or len(self._history) >= options["max_redirects"]:
+            return None
+        return location
+
+    def _on_head(self, code: int, version: str, lines: list[bytes]) -> bool:
+        """The backend has the final header block of an exchange; is its body wanted?"""
+        if 300 <= code < 400 and self._location(code, HTTPHeaders.from_lines(lines[1:])):
+            return False
+        header_callback = self._options.get("header_callback")
+        if header_callback is not None:
+            for line in lines:
+                header_callback(line.decode("latin-1"))
+        if self._sink is not None:
+            exchange = self._exchange
+            assert exchange is not None
+            self._sink.on_head(
+                HTTPResponse.received(
+                    {
+                        "request": self._request,
+                        "code": code,
+                        "_lines": lines,
+                        "_decoded": exchange.profile.decompress,
+                        "effective_url": exchange.url.href,
+                        "http_version": version,
+                        "start_time": self._wall,
+                        "queue_time": self._started - self._enqueued,
+                        "history": self._history,
+                        "body": b"",
+                    }
+                )
+            )
+        return True
+
+    def _received(self, response: HTTPResponse) -> None:
+        """The backend is done with one exchange."""
+        self._abort = None
+        if response.error is not None:
+            self._fail(response.error)
+            return
+        client = self._client
+        if client._jar is not None:
+            store_cookies(
+                client._jar, response.effective_url, response.headers.get_list("Set-Cookie")
+            )
+        code = response.code
+        if 300 <= code < 400:
+            location = self._location(code, response.headers)
+            if location is not None:
+                self._follow(response, location)
+                return
+        self._finish(response)
+
+    def _follow(self, response: HTTPResponse, location: str) -> None:
+        assert self._request is not None
+        assert self._exchange is not None
+        response.request = self._request
+        try:
+            self._options = follow_up(self._options, self._exchange, response.code, location)
+            exchange = self._prepare(self._options)
+        except ValueError as error:
+            failure = HTTPRedirectError(response.code, str(error), response)
+            failure.__cause__ = error
+            failure.stage = "response"
+            self._fail(failure)
+            return
+        self._history = (*self._history, response)
+        self._launch(exchange)
+
+    # Outcome
+
+    def _finish(self, response: HTTPResponse) -> None:
+        assert self._request is not None
+        response.request = self._request
+        response.start_time = self._wall
+        now = self.get_loop().time()
+        response.request_time = now - self._started
+        response.queue_time = self._started - self._enqueued
+        if self._history:
+            response.history = self._history
+            response.redirect_time = response.request_time - (
+                response._times[-1] if response._times else 0.0
+            )
+        error: HTTPError | None = None
+        code = response.code
+        if code < 200 or code >= 300:
+            error = HTTPError(code, response.reason, response)
+            if code == 407 and response.proxy is not None:
+                error.stage = "proxy-auth"
+                error.proxy_code = code
+            error.proxy = response.proxy
+            response.error = error
+        self._release()
+        if self.done():
+            return
+        if self._notify is not None:
+            self.get_loop().call_soon(self._notify, response)
+            self.set_result(response)
+        elif error is not None and self._raises:
+            self.set_exception(error)
+        else:
+            self.set_result(response)
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, HTTPError) and error.proxy is None and self._exchange is not None:
+            proxy = self._exchange.profile.proxy
+            error.proxy = None if proxy is None else proxy.url
+        self._release()
+        if self.done():
+            return
+        if self._notify is not None:
+            assert self._request is not None
+            response = HTTPResponse(
+                self._request,
+                error.code if isinstance(error, HTTPError) else 599,
+                effective_url=str(self._request.url),
+                error=error,
+                request_time=self.get_loop().time() - self._started,
+                time_info={"queue": self._started - self._enqueued},
+                reason=str(error) or type(error).__name__,
+                start_time=self._wall,
+            )
+            self.get_loop().call_soon(self._notify, response)
+            self.set_result(response)
+            return
+        if isinstance(error, StopIteration):
+            # A future cannot hold one: it would end the coroutine that awaits it.
+            replacement = RuntimeError("a callback raised StopIteration")
+            replacement.__cause__ = error
+            error = replacement
+        self.set_exception(error)
+
+    def _release(self) -> None:
+        """Let go of the backend's exchange and of the slot."""
+        abort, self._abort = self._abort, None
+        if abort is not None:
+            abort()
+        client = self._client
+        client._fetches.discard(self)
+        if self._in_gate:
+            self._in_gate = False
+            gate = client._gate
+            assert gate is not None
+            if self in gate.waiting:
+                gate.withdraw(self)
+            else:
+                gate.leave()
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Abort the exchange at once, free its slot, and cancel the future."""
+        if self.done():
+            return False
+        cancelled = super().cancel(msg)
+        self._release()
+        return cancelled
+
+
+# ---------------------------------------------------------------------------------------------
+# Clients
+
+
+def _current_loop() -> asyncio.AbstractEventLoop | None:
+    """The running loop, else the one that is set as current, else None; never creates one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    if sys.version_info >= (3, 14):
+        try:
+            return asyncio.get_event_loop()
+        except RuntimeError:
+            return None
+    # Before 3.14 get_event_loop() makes a loop where none is set; look where the policy looks.
+    local = getattr(asyncio.get_event_loop_policy(), "_local", None)
+    loop: asyncio.AbstractEventLoop | None = getattr(local, "_loop", None)
+    return loop
+
+
+# The forks this process stems from since import; a client made before a fork is the parent's.
+_fork_count = 0
+
+
+def _count_fork() -> None:
+    global _fork_count
+    _fork_count += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+class AsyncHTTPClient(Configurable):
+    """A non-blocking HTTP client.
+
+    ``AsyncHTTPClient()`` returns the running loop's shared instance of the configured class (one
+    per loop and class); the arguments of its first construction count. With
+    ``force_instance=True`` it makes a private one, to be closed with :meth:`close` or used as
+    ``async with AsyncHTTPClient(force_instance=True) as client``. Built before the loop runs,
+    it binds to it at the first fetch.
+
+    :param bool force_instance: make a private instance.
+    :param int max_clients: fetches in flight at a time; more wait in a queue. 10.
+    :param dict defaults: values for :class:`HTTPRequest` parameters that a request does not give.
+    :param bool trust_env: read http_proxy, https_proxy, all_proxy and no_proxy, once, when the
+        client is made. True.
+    :param cookies: None (default) keeps no cookies; True, or an ``http.cookiejar.CookieJar``,
+        keeps them for the life of the client.
+    :param int max_body_size: decoded bytes of a response body, where a request does not say;
+        None is `max_buffer_size`. 0 is no limit.
+    :param int max_buffer_size: what `max_body_size` is where it is not given; 104857600.
+    :param int max_header_size: bytes of a response's header block; None is the backend's own
+        limit (libcurl: 300 KiB).
+    :param dict hostname_mapping: host, (host, port) or (host, port, use_ssl) to the host, or
+        (host, port), to connect to instead. TLS and the Host field keep the URL's.
+    :param resolver: an object whose ``resolve(host, port, family)`` returns, or returns an
+        awaitable of, ``[(family, sockaddr), …]``.
+    """
+
+    _instance_of_loop = "_whimbrel_clients"
+
+    def __new__(cls, force_instance: bool = False, **kwargs: Any) -> Self:
+        loop = _current_loop()
+        if force_instance or loop is None:
+            instance = super().__new__(cls, **kwargs)
+            instance._private = force_instance
+            return instance
+        # The loop owns its clients, so that nothing of ours keeps a loop alive.
+        shared: dict[type, Any] | None = getattr(loop, cls._instance_of_loop, None)
+        if shared is None:
+            shared = {}
+            setattr(loop, cls._instance_of_loop, shared)
+        key = cls.configured_class() if cls is AsyncHTTPClient else cls
+        found: Self | None = shared.get(key)
+        if found is None:
+            found = super().__new__(cls, **kwargs)
+            found._private = False
+            found._shared_in = shared
+            shared[key] = found
+        return found
+
+    @classmethod
+    def configurable_base(cls) -> type[Configurable]:
+        return AsyncHTTPClient
+
+    @classmethod
+    def configurable_default(cls) -> type[Configurable]:
+        # The one upward import: the interface knows where its default backend lives.
+        from whimbrel.curl_httpclient import CurlAsyncHTTPClient
+
+        return CurlAsyncHTTPClient
+
+    def initialize(
+        self,
+        *,
+        max_clients: int = 10,
+        defaults: Mapping[str, Any] | None = None,
+        trust_env: bool = True,
+        cookies: bool | CookieJar | None = None,
+        max_body_size: int | None = None,
+        max_buffer_size: int | None = None,
+        max_header_size: int | None = None,
+        hostname_mapping: Mapping[Any, Any] | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        """Set up an instance; arguments as for the class. Backends extend it."""
+        # First, so that what follows may raise and __del__ still finds its attributes.
+        self._closed = True
+        self._private = False
+        self._shared_in: dict[type, Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._gate: Gate | None = None
+        self._fetches: set[_Fetch] = set()
+        self._born = _fork_count
+        if isinstance(max_clients, bool) or not isinstance(max_clients, int) or max_clients < 1:
+            raise ValueError(f"max_clients must be 1 or more, not {max_clients!r}")
+        self.max_clients = max_clients
+        given = {name: value for name, value in (defaults or {}).items() if value is not None}
+        if "use_gzip" in given:
+            given["decompress_response"] = given.pop("use_gzip")
+        for name in given:
+            if name not in _PARAMETERS or name == "url":
+                raise ValueError(f"defaults holds {name!r}, which is no parameter of HTTPRequest")
+        self.defaults: dict[str, Any] = {**_BUILT_IN_DEFAULTS, **given}
+        if max_buffer_size is None:
+            max_buffer_size = 104857600
+        byte_limit("max_buffer_size", max_buffer_size)
+        if max_body_size is None:
+            max_body_size = max_buffer_size
+        self.max_body_size = byte_limit("max_body_size", max_body_size)
+        if max_header_size is not None and not byte_limit("max_header_size", max_header_size):
+            raise ValueError("max_header_size must be 1 or more bytes, or None")
+        self.max_header_size = max_header_size
+        self._environment = EnvironmentProxies.from_environ(os.environ) if trust_env else None
+        if not self._environment:
+            self._environment = None
+        self._jar = make_jar(cookies)
+        self._cookie_header = None if self._jar is None else self._cookies_for
+        self._address_book = (
+            AddressBook(hostname_mapping, resolver) if hostname_mapping or resolver else None
+        )
+        self._closed = False
+
+    @property
+    def _merged_defaults(self) -> dict[str, Any]:
+        # `defaults` is public and may be changed at any time; "merge once" is per fetch.
+        if "max_body_size" in self.defaults:
+            return self.defaults
+        return {"max_body_size": self.max_body_size, **self.defaults}
+
+    def _cookies_for(self, url: URL) -> str | None:
+        assert self._jar is not None
+        return cookie_header(self._jar, url.href, is_secure=url.scheme == "https")
+
+    @property
+    def cookies(self) -> CookieJar | None:
+        """The cookie jar, or None."""
+        return self._jar
+
+    @property
+    def queue(self) -> Sequence[Any]:
+        """The fetches that wait for a slot, longest first."""
+        return [] if self._gate is None else tuple(self._gate.waiting)
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """Check that this client may be used here and now; return its loop."""
+        if self._closed:
+            raise RuntimeError("fetch() called on a closed AsyncHTTPClient")
+        if self._born != _fork_count:
+            raise RuntimeError(
+                "this AsyncHTTPClient was made before a fork and its connections belong to the"
+                " parent process; make a new one in the child"
+            )
+        loop = self._loop
+        try:
+            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if loop is not None:
+            if running is not None and running is not loop:
+                raise RuntimeError(
+                    "this AsyncHTTPClient belongs to another event loop; make one client per loop"
+                )
+            if loop.is_closed():
+                raise RuntimeError("the event loop of this AsyncHTTPClient is closed")
+            return loop
+        loop = running or _current_loop()
+        if loop is None:
+            raise RuntimeError("fetch() needs an event loop: call it from a coroutine")
+        self._loop = loop
+        self._gate = Gate(loop, self.max_clients)
+        self.open_on(loop)
+        return loop
+
+    def open_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called once, before the first exchange, with the loop to use. For backends."""
+
+    def fetch(
+        self,
+        request: str | HTTPRequest,
+        callback: Callable[[HTTPResponse], None] | None = None,
+        raise_error: bool = True,
+        **kwargs: Any,
+    ) -> asyncio.Future[HTTPResponse]:
+        """Execute a request; return a Future of its :class:`HTTPResponse`.
+
+        `request` is an :class:`HTTPRequest`, or a URL with `kwargs` for one. A status outside
+        2xx raises :class:`HTTPError` unless `raise_error` is False; other failures always raise.
+        With `callback`, it is called with the response, failed or not
+        (:attr:`HTTPResponse.error` tells), and nothing is raised.
+
+        Cancelling the future aborts the exchange at once.
+
+        Raises RuntimeError on a closed client, ValueError for an HTTPRequest together with
+        `kwargs`; every other error comes through the future.
+        """
+        loop = self._bind()
+        if isinstance(request, HTTPRequest):
+            if kwargs:
+                raise ValueError("kwargs can't be used if request is an HTTPRequest object")
+            fetch = _Fetch(self, loop, request, callback, raise_error)
+        else:
+            fetch = _Fetch(self, loop, None, callback, raise_error)
+            try:
+                fetch._request = HTTPRequest(request, **kwargs)
+            except TypeError as error:
+                if callback is not None:
+                    raise
+                fetch.set_exception(error)
+                return fetch
+        self._fetches.add(fetch)
+        fetch.begin()
+        return fetch
+
+    def stream(
+        self, request: str | HTTPRequest, *, raise_error: bool = True, **kwargs: Any
+    ) -> _Stream:
+        """Fetch a response whose body is read while it arrives::
+
+            async with client.stream(url) as response:
+                async for chunk in response:
+                    ...
+
+        Entering waits for status and headers and gives a :class:`StreamedResponse`. The transfer
+        is paused while the reader is slow, and aborted when the block is left before the end.
+        `request_timeout` covers the whole, `max_body_size` too: set both for large bodies.
+
+        Raises what :meth:`fetch` raises: from entering the block until the header block has
+        come, from the iteration afterwards.
+        """
+
+        def start() -> _StreamReader:
+            loop = self._bind()
+            if isinstance(request, HTTPRequest):
+                if kwargs:
+                    raise ValueError("kwargs can't be used if request is an HTTPRequest object")
+                made = request
+            else:
+                made = HTTPRequest(request, **kwargs)
+            if made.streaming_callback is not None:
+                raise ValueError("stream() and streaming_callback exclude each other")
+            fetch = _Fetch(self, loop, made, None, False)
+            fetch._sink = _StreamReader(self, fetch, raise_error)
+            self._fetches.add(fetch)
+            fetch.begin()
+            return fetch._sink
+
+        return _Stream(start)
+
+    def fetch_impl(
+        self, request: Exchange, callback: Callable[[HTTPResponse], None]
+    ) -> Callable[[], None]:
+        """Perform one request/response exchange: no queue, redirect, cookie or env proxy.
+
+        Calls callback(response) exactly once, from the event loop, never from inside this call;
+        a failure is a response of code 599 with its `error`. The returned abort() releases the
+        exchange's socket, handle and timers at once; after it the callback is never called.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Abort what is in flight and free every file descriptor; may be called again.
+
+        Fetches in flight end with :class:`HTTPStreamClosedError`.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._shared_in is not None:
+            self._shared_in.pop(type(self), None)
+            self._shared_in = None
+        if self._born == _fork_count and not (self._loop and self._loop.is_closed()):
+            # The waiting first: an abort would hand them its slot.
+            for fetch in sorted(self._fetches, key=lambda fetch: fetch._abort is not None):
+                fetch._fail(HTTPStreamClosedError("the client was closed", retryable=False))
+        self._fetches.clear()
+
+    async def __aenter__(self) -> Self:
+        if not self._private:
+            raise RuntimeError(
+                "async with needs a client of its own: AsyncHTTPClient(force_instance=True)"
+            )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and self._private and self._born == _fork_count:
+            warnings.warn(
+                f"unclosed {self!r}: call close(), or use it in async with",
+                ResourceWarning,
+                source=self,
+                stacklevel=1,
+            )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._fetches)} in flight"
+        return f"<{type(self).__name__} [{state}, max_clients={self.max_clients}]>"
+
+
+class HTTPClient:
+    """A blocking HTTP client, for scripts and tests.
+
+    Runs an :class:`AsyncHTTPClient` of its own on a private event loop; where a loop is running
+    in the calling thread (in Jupyter, for instance) it runs that private loop in another thread
+    and waits. `async_client_class` None is the configured class; `kwargs` go to its constructor.
+    """
+
+    def __init__(
+        self, async_client_class: type[AsyncHTTPClient] | None = None, **kwargs: Any
+    ) -> None:
+        self._closed = True
+        self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+
+        async def make() -> AsyncHTTPClient:
+            kind = AsyncHTTPClient if async_client_class is None else async_client_class
+            return kind(force_instance=True, **kwargs)
+
+        try:
+            self._client = self._run(make)
+        except BaseException:
+            self._loop.close()
+            raise
+        self._closed = False
+
+    def fetch(self, request: str | HTTPRequest, **kwargs: Any) -> HTTPResponse:
+        """Execute a request; return its :class:`HTTPResponse`.
+
+        `kwargs` go to :class:`HTTPRequest` where `request` is a URL; ``raise_error=False``
+        returns responses whose status is not 2xx. Raises what
+        :meth:`AsyncHTTPClient.fetch` raises.
+        """
+        if self._closed:
+            raise RuntimeError("fetch() called on a closed HTTPClient")
+
+        async def fetch() -> HTTPResponse:
+            return await self._client.fetch(request, **kwargs)
+
+        return self._run(fetch)
+
+    def close(self) -> None:
+        """Free the client and its loop; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
+
+        async def close() -> None:
+            self._client.close()
+            await asyncio.get_running_loop().shutdown_asyncgens()
+
+        self._run(close)
+        self._loop.close()
+
+    def _run(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            with self._lock:
+                return self._complete(function)
+        outcome: list[T] = []
+        failure: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                with self._lock:
+                    outcome.append(self._complete(function))
+            except BaseException as error:  # noqa: BLE001 (re-raised in the calling thread)
+                failure.append(error)
+
+        thread = threading.Thread(target=run, name="whimbrel.HTTPClient", daemon=True)
+        thread.start()
+        thread.join()
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    def _complete(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        task = self._loop.create_task(function())
+        try:
+            return self._loop.run_until_complete(task)
+        except BaseException:
+            if not task.done():
+                # Interrupted: the exchange must not go on when the loop next runs.
+                task.cancel()
+                self._loop.run_until_complete(asyncio.wait([task]))
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            warnings.warn(f"unclosed {self!r}: call close()", ResourceWarning, stacklevel=1)
+
+
+def main() -> NoReturn:
+    """The command line of ``python -m whimbrel.httpclient``: Tornado's flags."""
+    from whimbrel.cli import tornado_main
+
+    sys.exit(tornado_main())
+
+
+if __name__ == "__main__":
+    main()
