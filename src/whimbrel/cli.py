@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from whimbrel._cli.failures import Exit, failure_of, report
+from whimbrel._cli.failures import Exit, Failure, failure_of, report
 
 __all__ = ["main", "run", "tornado_main"]
 
@@ -22,11 +22,7 @@ def run() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `whimbrel` with `argv` (None: the process's arguments); return the exit code.
-
-    Raises:
-        SystemExit: after ``--help``.
-    """
+    """Run `whimbrel` with `argv` (None: the process's arguments); return the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     return _guarded(lambda: _whimbrel(arguments))
 
@@ -63,16 +59,32 @@ def _whimbrel(argv: Sequence[str]) -> int:
 
 
 def _guarded(command: Callable[[], int]) -> int:
-    """Turn what ends a command early into its exit code."""
+    """Run `command`; whatever ends it early becomes an exit code and at most one line."""
+    code = _outcome(command)
     try:
-        return int(command())
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes stdout once more on its way out: give it something that takes it.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # The interpreter flushes once more on its way out: give it something that takes it all.
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, sys.stdout.fileno())
         os.close(devnull)
+        if isinstance(error, BrokenPipeError):
+            return code or Exit.BROKEN_PIPE
+        if not code:
+            report(Failure(Exit.WRITE, "write", f"stdout: {error.strerror}"))
+        return code or Exit.WRITE
+    return code
+
+
+def _outcome(command: Callable[[], int]) -> int:
+    try:
+        return int(command())
+    except SystemExit as leaving:  # argparse has printed its help
+        return int(leaving.code or 0)
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
         return Exit.BROKEN_PIPE
     except Exception as error:
         failure = failure_of(error)

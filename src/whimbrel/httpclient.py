@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
 from whimbrel._policy.environment import EnvironmentProxies
-from whimbrel._policy.exchange import Exchange, byte_limit, prepare, seconds
+from whimbrel._policy.exchange import Exchange, byte_limit, headers_without, prepare, seconds
 from whimbrel._policy.gate import Gate
 from whimbrel._policy.redirects import REDIRECT_CODES, follow_up, is_redirect
 from whimbrel._policy.resolving import AddressBook, Resolver
@@ -822,6 +822,9 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             assert self._request is not None
             # Everything the caller gave is read here, once: `request` may change afterwards.
             self._options = options = {**client._merged_defaults, **self._request.__dict__}
+            if "user_agent" in self._request.__dict__ and options.get("headers"):
+                # The request's own parameter wins over its header, a header over the defaults.
+                options["headers"] = headers_without(options["headers"], frozenset(("user-agent",)))
             exchange = self._prepare(options)
             redirects = options["max_redirects"]
             if isinstance(redirects, bool) or not isinstance(redirects, int) or redirects < 0:
@@ -883,6 +886,12 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                         "Timeout during request", stage="connect", retryable=True
                     )
                 exchange.request_timeout = remaining
+            profile = exchange.profile
+            if not profile.allow_ipv6 and ":" in exchange.url.host and profile.proxy is None:
+                raise HTTPResolveError(
+                    f"[{exchange.url.host}] is an IPv6 address and allow_ipv6 is False",
+                    stage="dns",
+                )
             if client._address_book is not None:
                 self._abort = client._address_book.look_up(
                     loop, exchange, self._launch_resolved, self._unresolved
@@ -1148,16 +1157,17 @@ class AsyncHTTPClient(Configurable):
             instance._private = force_instance
             return instance
         # The loop owns its clients, so that nothing of ours keeps a loop alive.
-        shared: dict[type, Any] | None = getattr(loop, cls._instance_of_loop, None)
+        shared: dict[Any, Any] | None = getattr(loop, cls._instance_of_loop, None)
         if shared is None:
             shared = {}
             setattr(loop, cls._instance_of_loop, shared)
-        key = cls.configured_class() if cls is AsyncHTTPClient else cls
+        # AsyncHTTPClient() stays apart from the class that it is configured to make.
+        key = (cls, cls.configured_class() if cls is AsyncHTTPClient else cls)
         found: Self | None = shared.get(key)
         if found is None:
             found = super().__new__(cls, **kwargs)
             found._private = False
-            found._shared_in = shared
+            found._shared_in = (shared, key)
             shared[key] = found
         return found
 
@@ -1189,7 +1199,7 @@ class AsyncHTTPClient(Configurable):
         # First, so that what follows may raise and __del__ still finds its attributes.
         self._closed = True
         self._private = False
-        self._shared_in: dict[type, Any] | None = None
+        self._shared_in: tuple[dict[Any, Any], Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate: Gate | None = None
         self._fetches: set[_Fetch] = set()
@@ -1369,7 +1379,8 @@ class AsyncHTTPClient(Configurable):
             return
         self._closed = True
         if self._shared_in is not None:
-            self._shared_in.pop(type(self), None)
+            shared, key = self._shared_in
+            shared.pop(key, None)
             self._shared_in = None
         if self._born == _fork_count and not (self._loop and self._loop.is_closed()):
             # The waiting first: an abort would hand them its slot.

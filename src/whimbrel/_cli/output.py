@@ -34,11 +34,16 @@ class Sink(Protocol):
     ) -> None: ...
 
 
-def open_sink(name: str | None) -> Sink:
-    """The sink for an output file's name; None and "-" are stdout."""
-    if name in (None, "-"):
+def open_sink(name: str) -> Sink:
+    """The sink for an output file's name; "-" is stdout.
+
+    Raises:
+        Failure: it cannot be written to.
+    """
+    if name == "-":
+        if sys.stdout is None:
+            raise Failure(Exit.WRITE, "write", "stdout is closed")
         return StdoutSink()
-    assert name is not None
     # What is no regular file (a device, a pipe) cannot be replaced, only written to.
     if os.path.exists(name) and not os.path.isfile(name):
         return DirectSink(name)

@@ -223,7 +223,12 @@ class Driver:
                 self._multi.remove_handle(easy)
             finally:
                 self._inside = False
-            done(code, message)
+            try:
+                done(code, message)
+            except Exception as error:  # noqa: BLE001 (the others that finished must be heard)
+                self._loop.call_exception_handler(
+                    {"message": "the end of a transfer was not handled", "exception": error}
+                )
         else:
             # start() promised not to call back from inside itself.
             self._loop.call_soon(done, code, message)

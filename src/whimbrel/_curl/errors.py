@@ -193,6 +193,8 @@ TABLE: dict[str, Row] = {
 }
 # Codes that some pycurl versions have no name for.
 _NUMBERS = {
+    "E_WEIRD_SERVER_REPLY": 8,
+    "E_HTTP2": 16,
     "E_HTTP3": 95,
     "E_QUIC_CONNECT_ERROR": 96,
     "E_SSL_CLIENTCERT": 98,
@@ -247,7 +249,7 @@ def classify(facts: Facts) -> HTTPError:
             row = Row(CurlProtocolError, "", "libcurl failed", False)
         error = row.kind(
             _text(row.text, facts),
-            stage=row.stage or _phase(facts),
+            stage=_stage(row, facts),
             retryable=row.transient and _safe(facts),
         )
         if (
@@ -305,7 +307,7 @@ def _proxy_failure(facts: Facts) -> HTTPError | None:
         pycurl.E_RECV_ERROR,
         pycurl.E_SEND_ERROR,
         pycurl.E_GOT_NOTHING,
-        pycurl.E_WEIRD_SERVER_REPLY,
+        _NUMBERS["E_WEIRD_SERVER_REPLY"],
         pycurl.E_UNSUPPORTED_PROTOCOL,
     ):
         return CurlProxyError(
@@ -344,15 +346,20 @@ def _timeout(facts: Facts) -> HTTPError:
     elif profile.scheme == "https" and not facts.appconnect:
         text, stage = _text("Timeout during TLS handshake with {host}:{port}", facts), "tls"
     else:
-        text, stage = "Timeout during request", "send"
+        # QUIC reports its times before the handshake is through.
+        text, stage = _text("Timeout while connecting to {origin}", facts), "connect"
     return CurlTimeoutError(text, stage=stage, retryable=True)
+
+
+def _stage(row: Row, facts: Facts) -> str:
+    if row.stage in ("", "send", "response", "body") and not facts.requested:
+        return _phase(facts)  # nothing was sent yet, whatever libcurl calls it
+    return row.stage or _phase(facts)
 
 
 def _phase(facts: Facts) -> str:
     """The stage a transfer was in."""
-    if facts.body:
-        return "body"
-    if facts.head:
+    if facts.head or facts.body:
         return "body"
     if facts.requested:
         return "send" if facts.uploading else "response"
@@ -360,9 +367,11 @@ def _phase(facts: Facts) -> str:
         return "tunnel" if facts.connect else "proxy-connect"
     if not facts.namelookup:
         return "dns"
-    if not facts.connect:
+    profile = facts.exchange.profile
+    # QUIC reports a connect time before the handshake is through.
+    if not facts.connect or (profile.http_version or "").startswith("3"):
         return "connect"
-    return "tls" if facts.exchange.profile.scheme == "https" else "send"
+    return "tls" if profile.scheme == "https" else "connect"
 
 
 def _safe(facts: Facts) -> bool:

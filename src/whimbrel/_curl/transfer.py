@@ -70,6 +70,7 @@ class Transfer:
         "_deadline",
         "_decoder",
         "_dirty",
+        "_discarding",
         "_error",
         "_exchange",
         "_head_bytes",
@@ -123,6 +124,7 @@ class Transfer:
         self._limit = exchange.profile.max_body_size
         self._begun = False
         self._decoder: ContentDecoder | None = None
+        self._discarding = False
         self._head_done = False
         self._head_pending = False
         self._head_bytes = 0
@@ -174,7 +176,16 @@ class Transfer:
             self._plan = wanted
             self._watching = watching
             self._dirty = not wanted.lasting
-        setopt(pycurl.URL, exchange.url.href)
+        url = exchange.url
+        setopt(pycurl.URL, url.href)
+        if "%" in url.target and profile.auth is None:
+            # libcurl rewrites escapes (%2f, %2e); a target is sent as it was given. Not with
+            # digest, which signs what libcurl made of it.
+            self._dirty = True
+            absolute = profile.proxy is not None and not profile.proxy.is_socks
+            absolute = absolute and url.scheme == "http"
+            option = capabilities.option("REQUEST_TARGET", "7.55.0")
+            setopt(option, url.href if absolute else url.target)
         setopt(pycurl.TIMEOUT_MS, milliseconds(exchange.request_timeout))
         setopt(pycurl.CONNECTTIMEOUT_MS, milliseconds(exchange.connect_timeout))
         if profile.body == "bytes":
@@ -304,8 +315,7 @@ class Transfer:
             return 0
         if not wanted:
             exchange.on_data = _ignore
-            self._decoder = None
-            self._begun = True
+            self._discarding = True
         if self._callback is None:
             return 0  # cancelled by the callback
         return None
@@ -345,7 +355,7 @@ class Transfer:
         else:
             self._drop_earlier_blocks()
         self._block = 0
-        if exchange.profile.decompress:
+        if exchange.profile.decompress and not self._discarding:
             self._decoder = _decoder_of(self._lines)
         # A copy is cheap, and trailers are to stay out of the headers.
         self._lines.append(b"")
@@ -512,7 +522,10 @@ class Transfer:
             self._complete(FAILED, str(error))
 
     def _complete(self, code: int, message: str) -> None:
-        response = self._outcome(code, message)
+        try:
+            response = self._outcome(code, message)
+        except Exception as error:  # noqa: BLE001 (a fetch must end, whatever we got wrong)
+            response = self._failure(error)
         callback = self._callback
         assert callback is not None
         self._callback = None

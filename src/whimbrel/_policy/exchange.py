@@ -185,13 +185,17 @@ def prepare(
                 f"unknown method {method}; pass allow_nonstandard_methods=True to send it"
             )
     fields = caller_fields(get("headers"))
-    body_kind = _decide_body(exchange, options, method, fields)
+    body_kind = _decide_body(exchange, options, fields)
+    empty = False
     if body_kind == "none":
         if method in _METHODS_WITH_BODY and not nonstandard:
             raise ValueError(
                 f"Body must not be None for method {method} (unless "
                 "allow_nonstandard_methods is true)"
             )
+        if method in _METHODS_WITH_BODY:
+            body_kind = "bytes"  # RFC 9110 section 8.6: Content-Length: 0
+            empty = True
     elif method == "HEAD" or (method not in _METHODS_WITH_BODY and not nonstandard):
         raise ValueError(
             f"Body must be None for method {method}"
@@ -220,7 +224,7 @@ def prepare(
             fields.append(("User-Agent", check_value("user_agent", user_agent)))
         if decompress and "accept-encoding" not in names:
             fields.append(("Accept-Encoding", accept_encoding()))
-        if method == "POST" and body_kind != "none" and "content-type" not in names:
+        if method == "POST" and body_kind != "none" and not empty and "content-type" not in names:
             fields.append(("Content-Type", "application/x-www-form-urlencoded"))
     proxy = _decide_proxy(options, url, fields, environment)
     if cookies is not None:
@@ -266,7 +270,7 @@ def prepare(
 
 
 def _decide_body(
-    exchange: Exchange, options: Mapping[str, Any], method: str, fields: list[tuple[str, str]]
+    exchange: Exchange, options: Mapping[str, Any], fields: list[tuple[str, str]]
 ) -> str:
     exchange.body = b""
     exchange.producer = None
