@@ -192,7 +192,7 @@ async def _tls(playground: Playground) -> str:
     response = await playground.client.fetch(url, ca_certs=LOCALHOST_CERTIFICATE)
     _expect(response.body == pattern(100_000), "the body is wrong")
     refused = await _error(playground.client.fetch(url), HTTPTLSError, "tls")
-    return f"certificate verified; without its CA: {_describe(refused)}"
+    return f"certificate verified; without its CA: {type(refused).__name__} at stage tls"
 
 
 async def _tunnels(playground: Playground) -> str:

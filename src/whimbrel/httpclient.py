@@ -28,16 +28,13 @@ import os
 import socket
 import ssl
 import sys
-import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Mapping,
     Sequence,
@@ -47,13 +44,16 @@ from io import BytesIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
+from whimbrel._loops import PrivateLoop, current_loop, fork_count
 from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
 from whimbrel._policy.environment import EnvironmentProxies
-from whimbrel._policy.exchange import Exchange, byte_limit, headers_without, prepare, seconds
+from whimbrel._policy.exchange import Exchange, byte_limit, headers_without, prepare
 from whimbrel._policy.gate import Gate
 from whimbrel._policy.redirects import REDIRECT_CODES, follow_up, is_redirect
 from whimbrel._policy.resolving import AddressBook, Resolver
+from whimbrel._policy.timeouts import queue_limit
 from whimbrel._policy.urls import URL, redact
+from whimbrel._streaming import ChunkQueue
 from whimbrel._version import __version__
 from whimbrel.httputil import HTTPHeaders, responses
 from whimbrel.util import Configurable
@@ -624,117 +624,61 @@ class StreamedResponse(HTTPResponse):
     start until the body has ended.
     """
 
-    _stream: _StreamReader
+    _chunks: ChunkQueue
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._stream
+        return self._chunks
 
     async def read(self) -> bytes:
         """Return the rest of the body."""
-        return b"".join([chunk async for chunk in self._stream])
+        return b"".join([chunk async for chunk in self._chunks])
 
 
 class _StreamReader:
-    """Between a fetch that delivers chunks and a coroutine that wants them, one at a time."""
+    """Between a fetch that delivers chunks and the coroutine that reads them."""
 
-    def __init__(self, client: AsyncHTTPClient, fetch: _Fetch, raise_error: bool) -> None:
-        self._client = client
+    def __init__(self, fetch: _Fetch, raise_error: bool) -> None:
         self._fetch = fetch
         self._raise_error = raise_error
-        self._chunks: deque[bytes] = deque()
-        self._size = 0
-        self._drained: asyncio.Future[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._left = False
-        self.response: StreamedResponse | None = None
+        self._chunks = ChunkQueue(fetch.get_loop(), STREAM_BUFFER)
+        self._response: StreamedResponse | None = None
+        self.on_data = self._chunks.put
         fetch.add_done_callback(self._done)
 
-    # The fetch's side
-
     def on_head(self, response: HTTPResponse) -> None:
+        """The fetch has status and headers."""
         streamed = StreamedResponse.__new__(StreamedResponse)
         streamed.__dict__ = response.__dict__
-        streamed._stream = self
-        self.response = streamed
-        self._wake()
-
-    def on_data(self, chunk: bytes) -> Awaitable[None] | None:
-        self._chunks.append(chunk)
-        self._size += len(chunk)
-        self._wake()
-        if self._size < STREAM_BUFFER:
-            return None
-        if self._drained is None or self._drained.done():
-            self._drained = self._fetch.get_loop().create_future()
-        return self._drained
+        streamed._chunks = self._chunks
+        self._response = streamed
+        self._chunks.wake()
 
     def _done(self, fetch: asyncio.Future[HTTPResponse]) -> None:
-        if not fetch.cancelled():
-            error = fetch.exception()  # marks it as seen: it is raised from the iteration
-            if error is None and self.response is not None:
-                final = fetch.result()
-                for name in ("request_time", "queue_time", "redirect_time", "_times", "error"):
-                    if name in final.__dict__:
-                        self.response.__dict__[name] = final.__dict__[name]
-                self.response.__dict__.pop("time_info", None)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    # The reader's side
+        failure = None if fetch.cancelled() else fetch.exception()
+        if not fetch.cancelled() and failure is None and self._response is not None:
+            final = fetch.result()
+            for name in ("request_time", "queue_time", "redirect_time", "_times", "error"):
+                if name in final.__dict__:
+                    self._response.__dict__[name] = final.__dict__[name]
+            self._response.__dict__.pop("time_info", None)
+        self._chunks.end(failure)
 
     async def start(self) -> StreamedResponse:
-        while self.response is None:
-            if self._fetch.done():
-                self._fetch.result()
-                raise AssertionError("a fetch ended well without a head")
-            await self._wait()
-        response = self.response
+        """Wait for the head."""
+        await self._chunks.changed(lambda: self._response is not None)
+        response = self._response
+        assert response is not None
         code = response.code
         if code < 200 or code >= 300:
             error = HTTPError(code, response.reason, response)
             response.error = error
             if self._raise_error:
-                self.leave()
                 raise error
         return response
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._chunks:
-            if self._left:
-                raise RuntimeError("the stream's block was left; its body can no longer be read")
-            if self._fetch.done():
-                self._fetch.result()
-                raise StopAsyncIteration
-            if self._drained is not None and not self._drained.done():
-                self._drained.set_result(None)
-            await self._wait()
-        chunk = self._chunks.popleft()
-        self._size -= len(chunk)
-        if not self._size and self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        return chunk
-
-    async def _wait(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            raise RuntimeError("the stream is read by two tasks at once")
-        self._waiter = self._fetch.get_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
     def leave(self) -> None:
         """Abort the transfer if it still runs."""
-        self._left = True
-        self._chunks.clear()
-        if self._drained is not None and not self._drained.done():
-            self._drained.cancel()
+        self._chunks.abandon()
         self._fetch.cancel()
 
 
@@ -829,19 +773,14 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             redirects = options["max_redirects"]
             if isinstance(redirects, bool) or not isinstance(redirects, int) or redirects < 0:
                 raise ValueError(f"max_redirects must be 0 or more, not {redirects!r}")
-            queue_timeout = options.get("queue_timeout")
-            if queue_timeout is None:
-                limits = (exchange.connect_timeout, exchange.request_timeout)
-                queue_timeout = min((limit for limit in limits if limit), default=0)
-            else:
-                seconds("queue_timeout", queue_timeout)
+            queue_timeout = queue_limit(
+                options.get("queue_timeout"), exchange.connect_timeout, exchange.request_timeout
+            )
         except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the awaiter)
             self._fail(error)
             return
         total = exchange.request_timeout
         self._deadline = self._enqueued + total if total else None
-        if total and (not queue_timeout or queue_timeout > total):
-            queue_timeout = total
         self._in_gate = True
         gate = client._gate
         assert gate is not None
@@ -1091,36 +1030,6 @@ class _Fetch(asyncio.Future[HTTPResponse]):
 # Clients
 
 
-def _current_loop() -> asyncio.AbstractEventLoop | None:
-    """The running loop, else the one that is set as current, else None; never creates one."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    if sys.version_info >= (3, 14):
-        try:
-            return asyncio.get_event_loop()
-        except RuntimeError:
-            return None
-    # Before 3.14 get_event_loop() makes a loop where none is set; look where the policy looks.
-    local = getattr(asyncio.get_event_loop_policy(), "_local", None)
-    loop: asyncio.AbstractEventLoop | None = getattr(local, "_loop", None)
-    return loop
-
-
-# The forks this process stems from since import; a client made before a fork is the parent's.
-_fork_count = 0
-
-
-def _count_fork() -> None:
-    global _fork_count
-    _fork_count += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
-
-
 class AsyncHTTPClient(Configurable):
     """A non-blocking HTTP client.
 
@@ -1151,7 +1060,7 @@ class AsyncHTTPClient(Configurable):
     _instance_of_loop = "_whimbrel_clients"
 
     def __new__(cls, force_instance: bool = False, **kwargs: Any) -> Self:
-        loop = _current_loop()
+        loop = current_loop()
         if force_instance or loop is None:
             instance = super().__new__(cls, **kwargs)
             instance._private = force_instance
@@ -1178,8 +1087,13 @@ class AsyncHTTPClient(Configurable):
     @classmethod
     def configurable_default(cls) -> type[Configurable]:
         # The one upward import: the interface knows where its default backend lives.
-        from whimbrel.curl_httpclient import CurlAsyncHTTPClient
-
+        try:
+            from whimbrel.curl_httpclient import CurlAsyncHTTPClient
+        except ImportError as error:
+            raise ImportError(
+                f"the default backend cannot be loaded ({error}): install pycurl with its libcurl"
+                " (pip install pycurl), or name another backend with AsyncHTTPClient.configure()"
+            ) from error
         return CurlAsyncHTTPClient
 
     def initialize(
@@ -1203,7 +1117,7 @@ class AsyncHTTPClient(Configurable):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate: Gate | None = None
         self._fetches: set[_Fetch] = set()
-        self._born = _fork_count
+        self._born = fork_count()
         if isinstance(max_clients, bool) or not isinstance(max_clients, int) or max_clients < 1:
             raise ValueError(f"max_clients must be 1 or more, not {max_clients!r}")
         self.max_clients = max_clients
@@ -1258,7 +1172,7 @@ class AsyncHTTPClient(Configurable):
         """Check that this client may be used here and now; return its loop."""
         if self._closed:
             raise RuntimeError("fetch() called on a closed AsyncHTTPClient")
-        if self._born != _fork_count:
+        if self._born != fork_count():
             raise RuntimeError(
                 "this AsyncHTTPClient was made before a fork and its connections belong to the"
                 " parent process; make a new one in the child"
@@ -1276,7 +1190,7 @@ class AsyncHTTPClient(Configurable):
             if loop.is_closed():
                 raise RuntimeError("the event loop of this AsyncHTTPClient is closed")
             return loop
-        loop = running or _current_loop()
+        loop = running or current_loop()
         if loop is None:
             raise RuntimeError("fetch() needs an event loop: call it from a coroutine")
         self._loop = loop
@@ -1352,7 +1266,7 @@ class AsyncHTTPClient(Configurable):
             if made.streaming_callback is not None:
                 raise ValueError("stream() and streaming_callback exclude each other")
             fetch = _Fetch(self, loop, made, None, False)
-            fetch._sink = _StreamReader(self, fetch, raise_error)
+            fetch._sink = _StreamReader(fetch, raise_error)
             self._fetches.add(fetch)
             fetch.begin()
             return fetch._sink
@@ -1382,7 +1296,7 @@ class AsyncHTTPClient(Configurable):
             shared, key = self._shared_in
             shared.pop(key, None)
             self._shared_in = None
-        if self._born == _fork_count and not (self._loop and self._loop.is_closed()):
+        if self._born == fork_count() and not (self._loop and self._loop.is_closed()):
             # The waiting first: an abort would hand them its slot.
             for fetch in sorted(self._fetches, key=lambda fetch: fetch._abort is not None):
                 fetch._fail(HTTPStreamClosedError("the client was closed", retryable=False))
@@ -1404,7 +1318,7 @@ class AsyncHTTPClient(Configurable):
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and self._private and self._born == _fork_count:
+        if not getattr(self, "_closed", True) and self._private and self._born == fork_count():
             warnings.warn(
                 f"unclosed {self!r}: call close(), or use it in async with",
                 ResourceWarning,
@@ -1429,15 +1343,14 @@ class HTTPClient:
         self, async_client_class: type[AsyncHTTPClient] | None = None, **kwargs: Any
     ) -> None:
         self._closed = True
-        self._loop = asyncio.new_event_loop()
-        self._lock = threading.Lock()
+        self._loop = PrivateLoop()
 
         async def make() -> AsyncHTTPClient:
             kind = AsyncHTTPClient if async_client_class is None else async_client_class
             return kind(force_instance=True, **kwargs)
 
         try:
-            self._client = self._run(make)
+            self._client = self._loop.run(make)
         except BaseException:
             self._loop.close()
             raise
@@ -1456,7 +1369,7 @@ class HTTPClient:
         async def fetch() -> HTTPResponse:
             return await self._client.fetch(request, **kwargs)
 
-        return self._run(fetch)
+        return self._loop.run(fetch)
 
     def close(self) -> None:
         """Free the client and its loop; may be called again."""
@@ -1468,42 +1381,8 @@ class HTTPClient:
             self._client.close()
             await asyncio.get_running_loop().shutdown_asyncgens()
 
-        self._run(close)
+        self._loop.run(close)
         self._loop.close()
-
-    def _run(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            with self._lock:
-                return self._complete(function)
-        outcome: list[T] = []
-        failure: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                with self._lock:
-                    outcome.append(self._complete(function))
-            except BaseException as error:  # noqa: BLE001 (re-raised in the calling thread)
-                failure.append(error)
-
-        thread = threading.Thread(target=run, name="whimbrel.HTTPClient", daemon=True)
-        thread.start()
-        thread.join()
-        if failure:
-            raise failure[0]
-        return outcome[0]
-
-    def _complete(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        task = self._loop.create_task(function())
-        try:
-            return self._loop.run_until_complete(task)
-        except BaseException:
-            if not task.done():
-                # Interrupted: the exchange must not go on when the loop next runs.
-                task.cancel()
-                self._loop.run_until_complete(asyncio.wait([task]))
-            raise
 
     def __enter__(self) -> Self:
         return self

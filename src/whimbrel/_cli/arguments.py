@@ -197,7 +197,7 @@ def parse(argv: Sequence[str]) -> Options | None:
         SystemExit: ``--help`` was asked for and printed.
     """
     parser = _parser()
-    given, unknown = parser.parse_known_args(argv)
+    given, unknown = parser.parse_known_intermixed_args(argv)  # options after URLs, too
     hide(_secrets(given))
     if unknown:
         # Its value might be a password behind a misspelt option.

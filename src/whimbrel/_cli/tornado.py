@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from whimbrel._cli.failures import Exit, Failure
+from whimbrel._cli.secrets import Argument, hide
 from whimbrel.httpclient import HTTPClient, HTTPError, HTTPResponse
 
 _USAGE: Final = """\
@@ -82,6 +83,7 @@ def fetch_and_print(argv: Sequence[str]) -> int:
         Failure, HTTPError, ValueError: as they come; see `failures.failure_of`.
     """
     flags, urls = parse(argv)
+    hide(Argument.with_userinfo(url) for url in urls)
     if flags["help"]:
         print(_USAGE, end="")
         return Exit.OK

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import json as jsonlib
-import math
 import ssl
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from whimbrel._policy.fields import (
     default_fields,
 )
 from whimbrel._policy.proxies import Proxy, parse_proxy_url, proxy_from_host
+from whimbrel._policy.timeouts import seconds
 from whimbrel._policy.urls import URL, parse_url, refuse_control_bytes
 from whimbrel.httputil import HTTPHeaders, format_timestamp, url_concat
 
@@ -132,15 +132,6 @@ class Exchange:
     on_data: Callable[[bytes], Awaitable[None] | None] | None
     """Called with each piece of decoded body. While the awaitable that it may return is not
     done, the transfer is paused."""
-
-
-def seconds(field: str, value: Any) -> float:
-    """Return a time-out in seconds; raise ValueError naming `field` unless it is 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{field} must be a number of seconds, not {value!r}")
-    if not value >= 0 or math.isinf(value):
-        raise ValueError(f"{field} must be 0 (no limit) or more seconds, not {value!r}")
-    return value
 
 
 def byte_limit(field: str, value: Any) -> int:
