@@ -655,13 +655,18 @@ class _StreamReader:
 
     def _done(self, fetch: asyncio.Future[HTTPResponse]) -> None:
         failure = None if fetch.cancelled() else fetch.exception()
-        if not fetch.cancelled() and failure is None and self._response is not None:
-            final = fetch.result()
-            for name in ("request_time", "queue_time", "redirect_time", "_times", "error"):
-                if name in final.__dict__:
-                    self._response.__dict__[name] = final.__dict__[name]
-            self._response.__dict__.pop("time_info", None)
         self._chunks.end(failure)
+
+    def on_end(self, final: HTTPResponse) -> None:
+        """The body is whole; `final` knows what the head did not: timings and addresses."""
+        if self._response is not None:
+            own = self._response.__dict__
+            own.pop("time_info", None)
+            own.update(
+                (name, value)
+                for name, value in final.__dict__.items()
+                if name not in ("body", "headers", "reason", "error", "history")
+            )
 
     async def start(self) -> StreamedResponse:
         """Wait for the head."""
@@ -961,6 +966,8 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                 error.proxy_code = code
             error.proxy = response.proxy
             response.error = error
+        if self._sink is not None:
+            self._sink.on_end(response)
         self._release()
         if self.done():
             return
@@ -1193,9 +1200,9 @@ class AsyncHTTPClient(Configurable):
         loop = running or current_loop()
         if loop is None:
             raise RuntimeError("fetch() needs an event loop: call it from a coroutine")
-        self._loop = loop
-        self._gate = Gate(loop, self.max_clients)
         self.open_on(loop)
+        self._gate = Gate(loop, self.max_clients)
+        self._loop = loop  # bound now: what fails before may be tried again
         return loop
 
     def open_on(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -9,8 +9,8 @@ The rules:
 3. The same fd number may come back as another socket (curl's MULTI-EV page, "Come Again"). A
    socket whose transfer ended stays registered while its connection idles, but every activation
    is modify-or-register. An event on an idle socket unregisters it; a registration that cannot
-   be taken back (a forked child still holds the socket) means: build a new epoll.
-4. Socket callbacks may fire during `close()`.
+   be taken back (another process still holds the socket) means: build a new epoll.
+4. Socket and timer callbacks may fire during `close()`, from another thread: nobody listens then.
 5. A failing `socket_action` is fatal for the multi: its transfers fail, a new one is built.
 6. No heartbeat. If one seems needed, a rule above is broken.
 
@@ -23,9 +23,10 @@ See docs/internals/driver.md.
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pycurl
@@ -59,8 +60,11 @@ class Driver:
         self._on_idle_event = on_idle_event
         self._max_connections = max_connections
         self._transfers: dict[pycurl.Curl, Done] = {}
-        # Of every socket that libcurl opened: whose transfer asked for it.
-        self._openers: dict[int, pycurl.Curl] = {}
+        # What libcurl counts as running may still hold what was cancelled in a callback, and not
+        # yet what was started in one: this is what is in the multi handle.
+        self._attached: set[pycurl.Curl] = set()
+        # Of every socket that libcurl opened: whose transfer asked for it, and its inode.
+        self._openers: dict[int, tuple[pycurl.Curl, int]] = {}
         self._inside = False  # libcurl is on the stack
         self._deferred: list[Callable[[], None]] = []
         self._broken: list[int] = []  # fds that could not be watched
@@ -68,7 +72,7 @@ class Driver:
         if use_epoll is None:
             use_epoll = hasattr(select, "epoll")
         self._poller: _EpollPoller | _LoopPoller = (_EpollPoller if use_epoll else _LoopPoller)(
-            loop, self._on_ready, self._on_batch
+            loop, self._on_ready, self._on_batch, self._note_broken
         )
         self._open_multi()
 
@@ -127,26 +131,26 @@ class Driver:
 
     def opened(self, fd: int, easy: pycurl.Curl) -> None:
         """Note that libcurl opened `fd` for `easy`: whom to tell if it cannot be watched."""
-        self._openers[fd] = easy
+        self._openers[fd] = easy, os.fstat(fd).st_ino
 
     def close(self) -> None:
         """Free everything; what is in flight is dropped without a word."""
         if self._closed:
             return
         self._closed = True
-        transfers, self._transfers = self._transfers, {}
+        multi, poller = self._multi, self._poller
+        easies = self._attached.union(self._transfers)
+        self._transfers.clear()
+
+        def finish() -> None:
+            _close_multi(multi, easies)
+            poller.close()
+
         if self._inside:
             # Closed from within a callback: libcurl must return first.
-            multi, poller = self._multi, self._poller
-
-            def finish() -> None:
-                _close_multi(multi, list(transfers))
-                poller.close()
-
             self._loop.call_soon(finish)
         else:
-            _close_multi(self._multi, list(transfers))
-            self._poller.close()
+            finish()
         self._drop_timers()
         self._openers.clear()
 
@@ -154,7 +158,18 @@ class Driver:
         """Forget everything without touching a shared socket: for the child of a fork."""
         self._closed = True
         self._transfers.clear()
-        _immortal.append((self._multi, self._poller))
+        # Whatever libcurl does to these from now on, at the exit of the interpreter for one, must
+        # not reach the peer (a TLS close_notify would). And while the child held the sockets as
+        # well, they would stay open when the parent closes them.
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd, (_, inode) in self._openers.items():
+            try:
+                if os.fstat(fd).st_ino == inode:
+                    os.dup2(null, fd, inheritable=False)
+            except OSError:
+                pass  # closed by libcurl since then
+        os.close(null)
+        _keep_for_ever((self._multi, self._poller))
 
     def __len__(self) -> int:
         return len(self._transfers)
@@ -168,21 +183,27 @@ class Driver:
         self._inside = True
         try:
             self._multi.add_handle(easy)
+            self._attached.add(easy)
         except pycurl.error as error:
             self._finish(easy, *_reason(error), added=False)
         finally:
             self._inside = False
 
     def _discard(self, easy: pycurl.Curl) -> None:
-        self._inside = True
-        try:
-            self._multi.remove_handle(easy)
-        except pycurl.error:
-            pass  # it never got in, or is out already
-        finally:
-            self._inside = False
+        if easy in self._attached:
+            self._inside = True
+            try:
+                self._detach(easy)
+            except pycurl.error:
+                pass  # closing the handle removes it as well
+            finally:
+                self._inside = False
         easy.close()
         self._after()
+
+    def _detach(self, easy: pycurl.Curl) -> None:
+        self._attached.discard(easy)
+        self._multi.remove_handle(easy)
 
     def _action(self, fd: int, mask: int) -> bool:
         """Let libcurl act on a socket or its timers; False if that ended the multi (rule 5)."""
@@ -203,7 +224,7 @@ class Driver:
 
     def _reap(self) -> None:
         """Hand over what has finished."""
-        if self._running >= len(self._transfers):
+        if self._running >= len(self._attached):
             return
         more = True
         while more and not self._closed:
@@ -220,30 +241,39 @@ class Driver:
         if added:
             self._inside = True
             try:
-                self._multi.remove_handle(easy)
+                self._detach(easy)
+            except pycurl.error as error:
+                code, message = _reason(error)
             finally:
                 self._inside = False
-            try:
-                done(code, message)
-            except Exception as error:  # noqa: BLE001 (the others that finished must be heard)
-                self._loop.call_exception_handler(
-                    {"message": "the end of a transfer was not handled", "exception": error}
-                )
+            self._tell(done, code, message)
         else:
             # start() promised not to call back from inside itself.
             self._loop.call_soon(done, code, message)
 
+    def _tell(self, done: Done, code: int, message: str) -> None:
+        try:
+            done(code, message)
+        except Exception as error:  # noqa: BLE001 (the others that finished must be heard)
+            self._loop.call_exception_handler(
+                {"message": "the end of a transfer was not handled", "exception": error}
+            )
+
     def _rebuild(self, error: pycurl.error) -> None:
         """Replace a multi that failed; its transfers fail with it, the next one works."""
-        transfers, self._transfers = self._transfers, {}
+        old, attached = self._multi, self._attached
+        failed = [(easy, self._transfers.pop(easy, None)) for easy in attached]
+        self._attached = set()
         self._drop_timers()
-        old = self._multi
         self._poller.clear()
         self._openers.clear()
         self._open_multi()
-        _close_multi(old, list(transfers), close_handles=False)
-        for done in transfers.values():
-            done(FAILED, f"libcurl's multi handle failed: {error}")
+        _close_multi(old, attached, close_handles=False)
+        for easy, done in failed:
+            if done is None:
+                easy.close()  # cancelled in a callback
+            else:
+                self._tell(done, FAILED, f"libcurl's multi handle failed: {error}")
 
     def _after(self) -> None:
         """Do what callbacks asked for while libcurl was running."""
@@ -276,7 +306,7 @@ class Driver:
                 self._alarm = self._loop.call_at(due, self._ring)
 
     def _on_socket(self, what: int, fd: int, multi: pycurl.CurlMulti, data: Any) -> None:
-        if self._closed or multi is not self._multi:
+        if self._closed:
             return
         try:
             if what == pycurl.POLL_REMOVE:
@@ -285,9 +315,12 @@ class Driver:
                 self._poller.watch(fd, what)
         except (OSError, ValueError, RuntimeError, NotImplementedError):
             # No descriptor left, or none that can be watched: only its transfer must fail.
-            self._broken.append(fd)
-            if len(self._broken) == 1:
-                self._loop.call_soon(self._fail_broken)
+            self._note_broken(fd)
+
+    def _note_broken(self, fd: int) -> None:
+        self._broken.append(fd)
+        if len(self._broken) == 1:
+            self._loop.call_soon(self._fail_broken)
 
     # From the loop
 
@@ -319,7 +352,8 @@ class Driver:
 
     def _on_ready(self, fd: int, mask: int) -> None:
         """A socket that libcurl watches is ready."""
-        self._action(fd, mask)
+        if not self._closed:
+            self._action(fd, mask)
 
     def _on_batch(self, idle: list[int]) -> None:
         """Every socket of one wake-up was served; `idle` had events though none was due."""
@@ -335,22 +369,29 @@ class Driver:
             return
         message = "the event loop cannot watch a socket: out of file descriptors?"
         for fd in broken:
-            easy = self._openers.get(fd)
-            owners = [easy] if easy in self._transfers else self._users_of(fd)
-            for owner in owners:
-                self._finish(owner, FAILED, message)
+            for easy in self._users_of(fd):
+                self._finish(easy, FAILED, message)
 
     def _users_of(self, fd: int) -> list[pycurl.Curl]:
-        """The transfers that may be on `fd`; where libcurl does not tell, those without a fd."""
+        """The transfers on a socket: libcurl tells when it is connected; else it is its opener's.
+
+        That a handle once opened a socket alone says nothing: the connection may serve another
+        handle by now, and the handle another transfer.
+        """
         sockets = {}
-        for easy in self._transfers:
+        for easy in self._attached:
             try:
                 sockets[easy] = easy.getinfo(pycurl.ACTIVESOCKET)
             except pycurl.error:
                 sockets[easy] = -1
-        return [e for e, s in sockets.items() if s == fd] or [
-            e for e, s in sockets.items() if s == -1
-        ]
+        users = [easy for easy, socket in sockets.items() if socket == fd]
+        if not users:
+            opener = self._openers.get(fd)
+            if opener is not None:
+                users = [opener[0]] if sockets.get(opener[0]) == -1 else []
+            else:
+                users = [easy for easy, socket in sockets.items() if socket == -1]
+        return users
 
     def _drop_timers(self) -> None:
         if self._alarm is not None:
@@ -378,13 +419,18 @@ class _EpollPoller:
         loop: asyncio.AbstractEventLoop,
         on_ready: Callable[[int, int], None],
         on_batch: Callable[[list[int]], None],
+        on_broken: Callable[[int], None],
     ) -> None:
         self._loop = loop
         self._on_ready = on_ready
         self._on_batch = on_batch
+        self._on_broken = on_broken
         self._watched: set[int] = set()
+        self._masks: dict[int, int] = {}
+        # Numbers that came back as another socket. Is the old one really gone? See drain().
+        self._reborn: set[int] = set()
+        # Made for the first socket: that there is no descriptor left for it is that one's failure.
         self._epoll: select.epoll | None = None
-        self._open()
 
     def _open(self) -> None:
         epoll = select.epoll()
@@ -394,7 +440,6 @@ class _EpollPoller:
             epoll.close()
             raise
         self._epoll = epoll
-        self._masks: dict[int, int] = {}
 
     def watch(self, fd: int, what: int) -> None:
         if self._epoll is None:
@@ -407,6 +452,7 @@ class _EpollPoller:
                 self._epoll.modify(fd, events)
             except FileNotFoundError:
                 self._epoll.register(fd, events)
+                self._reborn.add(fd)
         else:
             try:
                 self._epoll.register(fd, events)
@@ -435,7 +481,9 @@ class _EpollPoller:
         stuck = False
         for fd, events in epoll.poll(0):
             if fd in self._watched:
-                if events == 1:
+                if fd in self._reborn and not self._is_ready(fd, events):
+                    stuck = True
+                elif events == 1:
                     self._on_ready(fd, 1)
                 else:
                     mask = 0
@@ -459,15 +507,23 @@ class _EpollPoller:
             self._replace()
         self._on_batch(idle)
 
+    def _is_ready(self, fd: int, events: int) -> bool:
+        """Whether the open socket `fd` has `events`, not a closed one of the same number."""
+        poll = select.poll()
+        poll.register(fd, self._TO_EPOLL[self._masks[fd]])
+        return any(events & found for _, found in poll.poll(0))
+
     def _replace(self) -> None:
         """A closed socket still reports: another process holds it. Leave that epoll to it."""
-        watched = {fd: self._masks[fd] for fd in self._watched if fd in self._masks}
+        masks, watched = self._masks, self._watched.copy()
         self.clear()
-        for fd, what in watched.items():
+        for fd, what in masks.items():
             try:
                 self.watch(fd, what)
             except OSError:
-                self._watched.discard(fd)
+                if fd in watched:
+                    self._on_broken(fd)
+        self._watched &= watched
 
     def clear(self) -> None:
         """Forget every socket."""
@@ -476,6 +532,7 @@ class _EpollPoller:
             self._epoll.close()
             self._epoll = None
         self._watched.clear()
+        self._reborn.clear()
         self._masks = {}
 
     def close(self) -> None:
@@ -493,14 +550,19 @@ class _LoopPoller:
         loop: asyncio.AbstractEventLoop,
         on_ready: Callable[[int, int], None],
         on_batch: Callable[[list[int]], None],
+        on_broken: Callable[[int], None],
     ) -> None:
         self._loop = loop
         self._on_ready = on_ready
         self._on_batch = on_batch
         self._watched: dict[int, int] = {}
+        # Numbers of idle sockets. Some are closed, or another's, by the time they are looked at.
+        self._idle: set[int] = set()
+        self._idle_poll = select.poll()
 
     def watch(self, fd: int, what: int) -> None:
         before = self._watched.get(fd, 0)
+        self._forget_idle(fd)
         # Not a selector's idea of the fd but libcurl's: the number may be a new socket.
         self._remove(fd, before)
         self._watched[fd] = what
@@ -517,8 +579,15 @@ class _LoopPoller:
 
     def idle(self, fd: int) -> None:
         # libcurl closes a socket right after this call or never: it may not stay with the
-        # loop, whose selector would keep a dead number. Idle connections go unwatched here.
+        # loop, whose selector would keep a dead number. Idle ones are looked at in drain().
         self._remove(fd, self._watched.pop(fd, 0))
+        self._idle.add(fd)
+        self._idle_poll.register(fd, select.POLLIN)
+
+    def _forget_idle(self, fd: int) -> None:
+        if fd in self._idle:
+            self._idle.remove(fd)
+            self._idle_poll.unregister(fd)
 
     def _ready(self, fd: int, mask: int) -> None:
         if fd in self._watched:
@@ -526,21 +595,38 @@ class _LoopPoller:
             self._on_batch([])
 
     def drain(self) -> None:
-        """Nothing is collected here."""
+        """Find the idle sockets that became readable."""
+        if not self._idle:
+            return
+        readable = []
+        for fd, events in self._idle_poll.poll(0):
+            self._forget_idle(fd)
+            if not events & select.POLLNVAL:
+                readable.append(fd)
+        if readable:
+            self._on_batch(readable)
 
     def clear(self) -> None:
         for fd, what in self._watched.items():
             self._remove(fd, what)
         self._watched.clear()
+        for fd in list(self._idle):
+            self._forget_idle(fd)
 
     def close(self) -> None:
         if not self._loop.is_closed():
             self.clear()
 
 
-# What the child of a fork inherited and must neither use nor clean up: closing a TLS connection
-# writes to a socket that the parent is using.
-_immortal: list[Any] = []
+def _keep_for_ever(thing: object) -> None:
+    """Take a reference that is not given back when the interpreter exits either.
+
+    For what the child of a fork inherited: curl_multi_cleanup would wait there, for ever, for
+    threads that only the parent has.
+    """
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def _reason(error: pycurl.error) -> tuple[int, str]:
@@ -548,9 +634,16 @@ def _reason(error: pycurl.error) -> tuple[int, str]:
     return FAILED, f"{error.args[-1] if error.args else error} (code {code})"
 
 
+def _deaf(*arguments: Any) -> None:
+    """What a multi handle calls that is on its way out."""
+
+
 def _close_multi(
-    multi: pycurl.CurlMulti, easies: list[pycurl.Curl], *, close_handles: bool = True
+    multi: pycurl.CurlMulti, easies: Iterable[pycurl.Curl], *, close_handles: bool = True
 ) -> None:
+    # Not to the driver, which may have a new one by now, and not from the thread below.
+    multi.setopt(pycurl.M_SOCKETFUNCTION, _deaf)
+    multi.setopt(pycurl.M_TIMERFUNCTION, _deaf)
     for easy in easies:
         try:
             multi.remove_handle(easy)
@@ -560,4 +653,8 @@ def _close_multi(
             easy.close()
     # curl_multi_cleanup waits for name look-ups that hang: seconds, in which a loop must not
     # stand still. Not a daemon thread: an interpreter that exits must not pull the ground away.
-    threading.Thread(target=multi.close, name="whimbrel.close").start()
+    closing = threading.Thread(target=multi.close, name="whimbrel.close")
+    try:
+        closing.start()
+    except RuntimeError:  # the interpreter exits, or no thread is to be had
+        multi.close()

@@ -105,6 +105,10 @@ class Facts(NamedTuple):
     """Whether the final header block had arrived."""
     body: bool = False
     """Whether any of the body had arrived."""
+    head_bytes: int = 0
+    head_lines: int = 0
+    stalled: bool = False
+    """Whether stall_timeout passed, not a deadline."""
     uploading: bool = False
     """Whether some of the request body was still to be sent."""
     namelookup: float = 0.0
@@ -133,6 +137,7 @@ _TLS = Row(CurlTLSError, "tls", "TLS handshake with {origin} failed", False)
 _LOCAL_TLS = Row(CurlTLSError, "tls", "TLS cannot be set up", False)
 _CLOSED = Row(CurlStreamClosedError, "", "{peer} closed the connection")
 _GARBLED = Row(CurlProtocolError, "", "{peer} sent a malformed reply", False)
+_UNKNOWN = Row(CurlProtocolError, "", "libcurl failed", False)
 _UNSENT = Row(CurlStreamClosedError, "send", "the connection broke while the request was sent")
 
 # "E_…" names: an older pycurl lacks some.
@@ -152,7 +157,7 @@ TABLE: dict[str, Row] = {
         CurlConnectError, "connect", "libcurl is out of memory or of file descriptors"
     ),
     "E_OPERATION_TIMEDOUT": Row(CurlTimeoutError, "", "Timeout during request"),
-    "E_SSL_CONNECT_ERROR": Row(CurlTLSError, "tls", "TLS handshake with {origin} failed"),
+    "E_SSL_CONNECT_ERROR": Row(CurlTLSError, "tls", "TLS handshake with {origin} failed", False),
     "E_INTERFACE_FAILED": Row(
         CurlConnectError, "connect", "network_interface {interface!r} cannot be used", False
     ),
@@ -244,9 +249,11 @@ def classify(facts: Facts) -> HTTPError:
     elif code == FAILED:
         error = CurlConnectError(facts.message, stage=_phase(facts), retryable=_safe(facts))
     else:
-        row = BY_CODE.get(code)
-        if row is None:
-            row = Row(CurlProtocolError, "", "libcurl failed", False)
+        row = BY_CODE.get(code) or _UNKNOWN
+        if code == pycurl.E_BAD_FUNCTION_ARGUMENT and profile.tls.client_cert:
+            row = TABLE["E_SSL_CERTPROBLEM"]  # what OpenSSL's side of libcurl says of a bad key
+        if code == pycurl.E_RECV_ERROR and not facts.os_errno:
+            row = _without_an_errno(facts)
         error = row.kind(
             _text(row.text, facts),
             stage=_stage(row, facts),
@@ -322,11 +329,9 @@ def _timeout(facts: Facts) -> HTTPError:
     exchange = facts.exchange
     profile = exchange.profile
     proxy = profile.proxy
-    stall = profile.stall_timeout
     if facts.requested:
-        limit = exchange.request_timeout
-        if stall and not (limit and facts.total >= limit * 0.99):
-            text = f"Stalled: less than a byte a second for {stall:g} seconds"
+        if facts.stalled:
+            text = f"Stalled: not a byte for {profile.stall_timeout:g} seconds"
         else:
             text = "Timeout during request"
         return CurlTimeoutError(text, stage=_phase(facts), retryable=_safe(facts))
@@ -349,6 +354,18 @@ def _timeout(facts: Facts) -> HTTPError:
         # QUIC reports its times before the handshake is through.
         text, stage = _text("Timeout while connecting to {origin}", facts), "connect"
     return CurlTimeoutError(text, stage=stage, retryable=True)
+
+
+def _without_an_errno(facts: Facts) -> Row:
+    """E_RECV_ERROR where the operating system reported nothing: libcurl did not like the bytes.
+
+    Over TLS it may be a connection that ended without a close_notify, too.
+    """
+    if not facts.head and (facts.head_bytes > 200 * 1024 or facts.head_lines >= 5000):
+        return BY_CODE[_NUMBERS["E_TOO_LARGE"]]
+    if facts.exchange.profile.scheme == "http" and facts.requested:
+        return _GARBLED
+    return _CLOSED
 
 
 def _stage(row: Row, facts: Facts) -> str:

@@ -44,11 +44,6 @@ def milliseconds(seconds: float) -> int:
     return min(max(1, math.ceil(seconds * 1000)), 2**31 - 1)
 
 
-def whole_seconds(seconds: float) -> int:
-    """Whole seconds, rounded up; LOW_SPEED_TIME knows no fractions."""
-    return math.ceil(seconds)
-
-
 # What every transfer sets. FOLLOWLOCATION, NETRC and the cookie engine stay off.
 BASE: tuple[Pair, ...] = (
     (pycurl.NOSIGNAL, 1),
@@ -180,12 +175,6 @@ def tls(profile: Profile) -> Iterator[Pair]:
         yield from tls_options(profile.proxy_tls, "PROXY_")
 
 
-def stall(profile: Profile) -> Iterator[Pair]:
-    if profile.stall_timeout:
-        yield pycurl.LOW_SPEED_LIMIT, 1
-        yield pycurl.LOW_SPEED_TIME, whole_seconds(profile.stall_timeout)
-
-
 def multiplexing(profile: Profile) -> Iterator[Pair]:
     if profile.http_version not in (None, "1.1"):
         # Wait for the first connection to tell whether it takes more streams.
@@ -198,7 +187,6 @@ GROUPS: tuple[Callable[[Profile], Iterator[Pair]], ...] = (
     auth,
     proxy,
     tls,
-    stall,
     multiplexing,
 )
 
@@ -266,7 +254,7 @@ FIELDS: dict[str, str] = {
     "auth_token": "HTTPHEADER",
     "http_version": "HTTP_VERSION, PIPEWAIT",
     "queue_timeout": f"none: {_PIPELINE}",
-    "stall_timeout": "LOW_SPEED_LIMIT, LOW_SPEED_TIME",
+    "stall_timeout": "none: the transfer watches; LOW_SPEED_TIME counts in whole seconds",
     "max_body_size": "none: counted in WRITEFUNCTION, decoded",
     "unix_socket": "UNIX_SOCKET_PATH",
 }

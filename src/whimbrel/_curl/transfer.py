@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 MAX_ROUNDS = 5
 """Requests (or CONNECTs) of one exchange: digest with a stale nonce takes three; a server that
 says stale=true for ever would get thousands."""
+_LOOKS = 4  # at the byte counts, in stall_timeout
 MAX_INTERIM = 10
 """Interim (1xx) responses to one request."""
 
@@ -67,10 +68,12 @@ class Transfer:
         "_callback",
         "_chunk",
         "_completion",
+        "_continued",
         "_deadline",
         "_decoder",
         "_dirty",
         "_discarding",
+        "_early",
         "_error",
         "_exchange",
         "_head_bytes",
@@ -93,6 +96,8 @@ class Transfer:
         "_seen",
         "_size",
         "_stale",
+        "_stall",
+        "_stall_marks",
         "_upload",
         "_watching",
         "easy",
@@ -125,15 +130,18 @@ class Transfer:
         self._begun = False
         self._decoder: ContentDecoder | None = None
         self._discarding = False
+        self._early: int | None = None
         self._head_done = False
         self._head_pending = False
         self._head_bytes = 0
         self._interim = 0
+        self._continued = False
         self._requests = 0
         self._resends = 0
         self._rounds = 0
         self._seen = 0
         self._stale = False
+        self._stall: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
         self._upload: Upload | None = None
         self._paused = 0
@@ -145,8 +153,18 @@ class Transfer:
         self._proxy_lines: list[bytes] = []
         self._remote: tuple[str, int] | None = None
         self._local: tuple[str, int] | None = None
-        self._apply(plan(exchange.profile), exchange)
+        try:
+            self._apply(plan(exchange.profile), exchange)
+        except pycurl.error as error:
+            raise classify(Facts(error.args[0], error.args[-1], exchange)) from error
+        if exchange.prepare_curl_callback is not None:
+            # Whatever it sets must not be met by another request: see _release.
+            self._dirty = True
+            exchange.prepare_curl_callback(self.easy)
         self._owner._driver.start(self.easy, self._done)
+        if exchange.profile.stall_timeout:
+            self._stall_marks: list[tuple[float, ...]] = []
+            self._watch_for_stall()
 
     def _apply(self, wanted: Plan, exchange: Exchange) -> None:
         easy = self.easy
@@ -199,16 +217,14 @@ class Transfer:
             setopt(pycurl.READFUNCTION, self._upload.read)
             setopt(pycurl.SEEKFUNCTION, self._on_seek)
             setopt(pycurl.INFILESIZE_LARGE, -1 if length is None else length)
-        if exchange.addresses is not None:
+        if exchange.connect_to is not None:
             self._dirty = True
-            host, port = exchange.addresses
+            host, port = exchange.connect_to
             target = f"[{host}]" if ":" in host else host
-            option = capabilities.option("CONNECT_TO", "7.49.0")
-            setopt(option, [f"::{target}:{port}"])
-        if exchange.prepare_curl_callback is not None:
-            # Whatever it sets must not be met by another request: see _release.
-            self._dirty = True
-            exchange.prepare_curl_callback(easy)
+            setopt(capabilities.option("CONNECT_TO", "7.49.0"), [f"::{target}:{port}"])
+            if exchange.addresses:
+                addresses = ",".join(f"[{a}]" if ":" in a else a for a in exchange.addresses)
+                setopt(capabilities.option("RESOLVE", "7.59.0"), [f"{host}:{port}:{addresses}"])
 
     # libcurl's callbacks
 
@@ -287,6 +303,7 @@ class Transfer:
                     return 0
         elif 100 <= status < 200:
             self._interim += 1
+            self._continued = self._continued or status == 100
             self._block = len(lines)
             if self._interim > MAX_INTERIM:
                 self._error = HTTPProtocolError(
@@ -296,10 +313,36 @@ class Transfer:
                 return 0
         elif status in (401, 407) and not self._plan.lasting:
             # libcurl may answer the challenge itself; the body, or the end, will tell.
-            self._head_pending = True
-        elif exchange.on_head is not None:
-            return self._deliver_head()
+            self._head_pending = exchange.on_head is not None
+        else:
+            if exchange.profile.expect_100_continue and not self._continued and status < 300:
+                self._expect_no_more(status)
+            if exchange.on_head is not None:
+                return self._deliver_head()
         return None
+
+    def _expect_no_more(self, status: int) -> None:
+        """A final 2xx came instead of 100: libcurl would go on waiting for the 100.
+
+        The end of the response is then ours to find, by Content-Length; a chunked one ends at
+        the deadline. From 300 on libcurl gives up the request body itself.
+        """
+        length = HTTPHeaders.from_lines(self._lines[self._block + 1 :]).get("Content-Length", "")
+        self._early = 0 if status == 204 else int(length) if length.isdigit() else None
+        if self._early == 0:
+            self._owner._driver_loop.call_soon(self._finish_early)
+
+    def _finish_early(self) -> None:
+        """The response is whole, the request is not: this connection has had its day."""
+        callback = self._callback
+        if callback is None:
+            return
+        if self._blocker is not None:
+            self._completion = (0, "")
+            return
+        response = self._outcome(0, "")
+        self.abort()
+        callback(response)
 
     def _deliver_head(self) -> int | None:
         """Give the head to the pipeline; 0 stops libcurl."""
@@ -335,6 +378,10 @@ class Transfer:
                 self._begin_body()
             exchange = self._exchange
             assert exchange is not None
+            if self._early is not None:
+                self._early -= len(chunk)
+                if self._early <= 0:
+                    self._owner._driver_loop.call_soon(self._finish_early)
             if self._decoder is not None:
                 self._consume(self._decoder.feed(chunk))
             elif exchange.on_data is not None:
@@ -355,11 +402,25 @@ class Transfer:
         else:
             self._drop_earlier_blocks()
         self._block = 0
-        if exchange.profile.decompress and not self._discarding:
-            self._decoder = _decoder_of(self._lines)
+        self._check_head(self._lines)
         # A copy is cheap, and trailers are to stay out of the headers.
         self._lines.append(b"")
         self._block = len(self._lines) - 1
+
+    def _check_head(self, lines: list[bytes]) -> None:
+        """Look at a whole header block once: what libcurl lets through and we do not, and
+        whether the body is encoded."""
+        exchange = self._exchange
+        assert exchange is not None
+        block = b"".join(lines).lower()
+        status = block[:16].partition(b" ")[2].split(None, 1)
+        if not status or len(status[0]) != 3:
+            raise _garbled(exchange, "a malformed status line")
+        if b"\ntransfer-encoding:" in block and b"\ncontent-length:" in block:
+            # RFC 9112 section 6.1: likely an attempt at response splitting.
+            raise _garbled(exchange, "both Content-Length and Transfer-Encoding")
+        if b"\ncontent-encoding:" in block and exchange.profile.decompress and not self._discarding:
+            self._decoder = _decoder_of(lines)
 
     def _consume(self, pieces: Iterator[bytes]) -> None:
         """Deliver decoded pieces until there are none, or the consumer asks for a pause."""
@@ -443,7 +504,9 @@ class Transfer:
             return
         if self._blocker is not None or self._callback is None:
             return
-        if self._completion is not None:
+        if self._early is not None and self._completion is not None:
+            self._finish_early()
+        elif self._completion is not None:
             self._complete(*self._completion)
         elif self._paused & pycurl.PAUSE_RECV:
             self._paused &= ~pycurl.PAUSE_RECV
@@ -452,6 +515,35 @@ class Transfer:
     def _resume_send(self) -> None:
         if self._callback is not None:
             self._owner._driver.pause(self.easy, self._paused)
+
+    # Stalls
+
+    def _watch_for_stall(self) -> None:
+        """Look at the byte counts four times in stall_timeout; LOW_SPEED_TIME counts in whole
+        seconds, and only after a while."""
+        exchange = self._exchange
+        if self._callback is None or exchange is None:
+            return
+        limit = exchange.profile.stall_timeout
+        getinfo = self.easy.getinfo
+        mark = (
+            getinfo(pycurl.SIZE_UPLOAD_T),
+            getinfo(pycurl.SIZE_DOWNLOAD_T),
+            getinfo(pycurl.HEADER_SIZE),
+            self._requests,
+        )
+        marks = self._stall_marks
+        waits_for_us = self._blocker is not None or (
+            self._upload is not None and self._upload.waiting
+        )
+        if not self._requests or waits_for_us or (marks and marks[-1] != mark):
+            marks.clear()
+        marks.append(mark)
+        if len(marks) > _LOOKS:
+            error = classify(self._facts(pycurl.E_OPERATION_TIMEDOUT, "")._replace(stalled=True))
+            self._fail_from_loop(error)
+            return
+        self._stall = self._owner._driver_loop.call_later(limit / _LOOKS, self._watch_for_stall)
 
     # End
 
@@ -483,6 +575,9 @@ class Transfer:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _done(self, code: int, message: str) -> None:
         """The driver is done with the handle."""
@@ -526,6 +621,9 @@ class Transfer:
             response = self._outcome(code, message)
         except Exception as error:  # noqa: BLE001 (a fetch must end, whatever we got wrong)
             response = self._failure(error)
+        if not code and response.error is not None and self._local is not None:
+            # libcurl saw a success and keeps the connection; we know better.
+            self._owner._tainted.add(self._local)
         callback = self._callback
         assert callback is not None
         self._callback = None
@@ -568,8 +666,6 @@ class Transfer:
                 self._end_without_body()
             elif self._decoder is not None:
                 self._decoder.finish()
-        except DecodingError as error:
-            return self._failure(_malformed(exchange, error, "body"))
         except BaseException as error:  # noqa: BLE001 (a caller's header_callback may raise any)
             return self._failure(error)
         if self._error is not None:
@@ -591,6 +687,12 @@ class Transfer:
         else:
             self._drop_earlier_blocks()
         self._block = len(self._lines)
+        self._check_head(self._lines)
+        self._decoder = None
+        if _status_of(self._lines) == 204:
+            length = HTTPHeaders.from_lines(self._lines[1:]).get("Content-Length", "0")
+            if length.strip("0"):
+                raise _garbled(exchange, f"204 with Content-Length {length}")
         if exchange.on_head is not None and not self._head_done:
             self._block = 0
             self._deliver_head()
@@ -660,6 +762,8 @@ class Transfer:
         exchange = self._exchange
         assert exchange is not None
         proxy = exchange.profile.proxy
+        if isinstance(error, DecodingError):
+            error = _malformed(exchange, error, "body")
         if isinstance(error, HTTPError) and proxy is not None:
             error.proxy = proxy.url
             if error.proxy_code is None:
@@ -677,7 +781,11 @@ class Transfer:
             message,
             exchange,
             requested=self._requests,
-            head=self._head_done or (len(self._lines) > self._seen and bool(self._requests)),
+            head=bool(self._requests)
+            and len(self._lines) > self._seen
+            and self._lines[-1] in (b"", b"\r\n", b"\n"),
+            head_bytes=sum(map(len, self._lines)),
+            head_lines=len(self._lines),
             body=self._begun,
             uploading=self._upload is not None and self._upload.unfinished,
             namelookup=getinfo(pycurl.NAMELOOKUP_TIME),
@@ -757,6 +865,10 @@ def _name(option: int) -> str:
         if name.isupper() and getattr(pycurl, name) == option:
             return name
     return str(option)
+
+
+def _garbled(exchange: Exchange, what: str) -> HTTPProtocolError:
+    return HTTPProtocolError(f"{exchange.url.netloc} sent {what}", stage="response")
 
 
 def _closed(message: str, retryable: bool) -> HTTPStreamClosedError:

@@ -35,6 +35,7 @@ class Upload:
         self._resume = resume
         self._failed = failed
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
         self._reset()
 
     def _reset(self) -> None:
@@ -46,6 +47,11 @@ class Upload:
         self._room: asyncio.Future[None] | None = None
 
     @property
+    def waiting(self) -> bool:
+        """Whether libcurl waits for the producer."""
+        return self._waiting
+
+    @property
     def unfinished(self) -> bool:
         """Whether some of the body is still to be sent."""
         return not self._finished or bool(self._chunks)
@@ -53,7 +59,9 @@ class Upload:
     # libcurl's side
 
     def read(self, size: int) -> bytes | int:
-        """READFUNCTION: at most `size` bytes, b"" at the end, or PAUSE."""
+        """READFUNCTION: at most `size` bytes, b"" at the end, PAUSE, or ABORT after `cancel`."""
+        if self._stopped:
+            return int(pycurl.READFUNC_ABORT)
         if self._task is None:
             self._task = self._loop.create_task(self._run())
         if not self._chunks:
@@ -78,7 +86,7 @@ class Upload:
             return True
         if not self._exchange.replayable:
             return False
-        self.cancel()
+        self._task.cancel()
         self._task = None
         self._reset()
         return True
@@ -88,8 +96,17 @@ class Upload:
     async def _run(self) -> None:
         producer = self._exchange.producer
         assert producer is not None
+        task = asyncio.current_task()
+        assert task is not None
+
+        def write(chunk: bytes) -> Awaitable[None]:
+            # A producer that outlives its cancellation must not write into another body.
+            if task is not self._task:
+                raise ConnectionAbortedError("the request is over: its body is no longer wanted")
+            return self.write(chunk)
+
         try:
-            outcome = producer(self.write)
+            outcome = producer(write)
             if inspect.isawaitable(outcome):
                 await outcome
             length = self._exchange.content_length
@@ -98,16 +115,21 @@ class Upload:
                     f"the body producer wrote {self._written} bytes, but header Content-Length"
                     f" says {length}"
                 )
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not self._task or task is None or task.cancelling():
-                raise  # by us; otherwise the producer let a cancellation of its own out
-            self._failed(asyncio.CancelledError("the body producer was cancelled"))
-        except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
+        except BaseException as error:
+            if task is not self._task:
+                # Cancelled by us: whatever the producer makes of that is nobody's failure.
+                if isinstance(error, asyncio.CancelledError | GeneratorExit):
+                    raise
+                return
+            if isinstance(error, asyncio.CancelledError):
+                if task.cancelling():
+                    raise  # by the loop's owner
+                error = asyncio.CancelledError("the body producer was cancelled")
             self._failed(error)
         else:
-            self._finished = True
-            self._wake()
+            if task is self._task:
+                self._finished = True
+                self._wake()
 
     def write(self, chunk: bytes) -> Awaitable[None]:
         """Send `chunk`; the returned awaitable is done when there is room for more.
@@ -143,6 +165,8 @@ class Upload:
             self._resume()
 
     def cancel(self) -> None:
-        """Stop the producer."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
+        """Stop the producer for good; nothing is heard of it any more."""
+        self._stopped = True
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()

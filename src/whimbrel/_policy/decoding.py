@@ -170,8 +170,11 @@ class _Brotli:
 
     def _limited(self, data: bytes) -> Iterator[bytes]:
         while True:
-            yield from self._pieces(self._process(data, output_buffer_limit=MAX_PIECE))
-            if self._stream.can_accept_more_data():
+            decoded = self._process(data, output_buffer_limit=MAX_PIECE)
+            yield from self._pieces(decoded)
+            # can_accept_more_data() may be true while output is still waiting: only an empty
+            # answer tells that the input is used up.
+            if not decoded or self._stream.is_finished():
                 return
             data = b""
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import datetime
 import json as jsonlib
+import os
+import re
 import ssl
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -98,6 +100,7 @@ class Exchange:
         "addresses",
         "body",
         "connect_timeout",
+        "connect_to",
         "content_length",
         "on_data",
         "on_head",
@@ -124,8 +127,10 @@ class Exchange:
     request_timeout: float
     """Seconds that remain for this exchange; 0 is no limit."""
     prepare_curl_callback: Callable[[Any], None] | None
-    addresses: tuple[str, int] | None
+    connect_to: tuple[str, int] | None
     """Where to connect instead of ``url.host`` and ``url.port``; TLS and Host keep the URL's."""
+    addresses: tuple[str, ...]
+    """What a custom resolver made of the host in `connect_to`; () leaves that to the backend."""
     on_head: Callable[[int, str, list[bytes]], bool] | None
     """Called once with code, reason and the raw lines of the final header block, before any
     body; answers whether the body is wanted through `on_data`. None: buffer the body."""
@@ -164,7 +169,8 @@ def prepare(
     exchange.connect_timeout = seconds("connect_timeout", get("connect_timeout", 20.0))
     exchange.request_timeout = seconds("request_timeout", get("request_timeout", 20.0))
     exchange.prepare_curl_callback = get("prepare_curl_callback")
-    exchange.addresses = None
+    exchange.connect_to = None
+    exchange.addresses = ()
     exchange.on_head = exchange.on_data = None
 
     method = get("method", "GET")
@@ -226,6 +232,8 @@ def prepare(
             raise ValueError(f"network_interface must be a name or an address, not {interface!r}")
         refuse_control_bytes("network_interface", interface)
     http_version = get("http_version")
+    if http_version == "3-only" and url.scheme != "https":
+        raise ValueError("http_version '3-only' needs an https URL: HTTP/3 is always encrypted")
     if http_version is not None and http_version not in HTTP_VERSIONS:
         raise ValueError(
             f"unknown http_version {http_version!r}: use one of {', '.join(HTTP_VERSIONS)}"
@@ -355,7 +363,7 @@ def _check_fields(exchange: Exchange, body_kind: str, fields: list[tuple[str, st
                 hosts += 1
                 if hosts > 1:
                     raise ValueError("header Host is given twice")
-                if not value.strip() or "/" in value or "," in value or "@" in value:
+                if not _HOST_FIELD.fullmatch(value):
                     raise ValueError(f"header Host {value!r} is not a host and port")
             kept.append((name, value))
     if chunked and exchange.content_length is not None:
@@ -523,11 +531,12 @@ def _timestamp(since: Any) -> str:
 
 def _decide_tls(options: Mapping[str, Any]) -> tuple[TLS, TLS]:
     get = options.get
+    for field in ("ca_certs", "client_cert", "client_key"):
+        if isinstance(get(field), str):
+            refuse_control_bytes(field, options[field])
     ca_certs = get("ca_certs")
-    if ca_certs is not None and not isinstance(ca_certs, str | bytes):
+    if ca_certs is not None and not isinstance(ca_certs, bytes):
         ca_certs = _path("ca_certs", ca_certs)
-    if isinstance(ca_certs, str):
-        refuse_control_bytes("ca_certs", ca_certs)
     ssl_options = get("ssl_options")
     if ssl_options is not None:
         tls = _tls_from("ssl_options", ssl_options)
@@ -548,17 +557,19 @@ def _decide_tls(options: Mapping[str, Any]) -> tuple[TLS, TLS]:
 
 
 def _path(field: str, value: Any) -> str:
-    import os
-
     if not isinstance(value, str | os.PathLike):
         raise ValueError(f"{field} must be the name of a PEM file, not {type(value).__name__}")
     path = os.fspath(value)
     if not isinstance(path, str):
         path = os.fsdecode(path)
     refuse_control_bytes(field, path)
+    if not os.path.isfile(path):
+        raise ValueError(f"{field}: there is no file {path!r}")
     return path
 
 
+# RFC 9110 section 7.2: uri-host and port, loosely; a value that splits or points elsewhere is out.
+_HOST_FIELD = re.compile(r"[^\s/,@?#\\]+")
 _SSL_DICT_KEYS = frozenset(("certfile", "keyfile", "ca_certs", "cert_reqs", "ciphers"))
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from whimbrel._policy.urls import (
     _parse_authority,
     normalise_host,
-    redact,
     refuse_control_bytes,
 )
 
@@ -69,8 +68,8 @@ def parse_proxy_url(url: str, auth_mode: str | None = None, field: str = "proxy"
     if path or "?" in authority or "#" in authority:
         # A path is most often a password with an unescaped "/" in it.
         raise ValueError(
-            f"{field} {redact('//' + authority)!r} has a path; percent-encode '/', '?' and '#'"
-            " in user name and password"
+            f"{field} has a path, which no proxy URL has; percent-encode '/', '?' and '#' in user"
+            " name and password"
         )
     username, password, host, port = _parse_authority(authority, field)
     return Proxy(

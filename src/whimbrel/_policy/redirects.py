@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urljoin
 
@@ -12,6 +13,7 @@ from whimbrel._policy.urls import parse_url
 REDIRECT_CODES = frozenset((301, 302, 303, 307, 308))
 _BODY_OPTIONS = ("body", "body_producer", "json", "form", "expect_100_continue")
 _AUTH_OPTIONS = ("auth_username", "auth_password", "auth_mode", "auth_token")
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _HOST_FIELD = frozenset(("host",))
 
 
@@ -33,9 +35,12 @@ def follow_up(
         location = location.encode("latin-1").decode("utf-8")
     except UnicodeError:
         pass
-    target = parse_url(urljoin(exchange.url.href, location.strip(" \t")), "redirect Location")
+    location = location.strip(" \t")
+    # urljoin() takes an absolute URL without a host ("http:///x") for a relative one.
+    url = location if _ABSOLUTE.match(location) else urljoin(exchange.url.href, location)
+    target = parse_url(url, "redirect Location")
     following = dict(options)
-    following["url"] = urljoin(exchange.url.href, location.strip(" \t"))
+    following["url"] = url
     following.pop("params", None)
     method = exchange.profile.method
     dropped: frozenset[str] = frozenset()

@@ -20,7 +20,7 @@ class Resolver(Protocol):
 
 
 class AddressBook:
-    """Decides `Exchange.addresses` from a mapping first, then from a resolver.
+    """Decides `Exchange.connect_to` from a mapping first, then from a resolver.
 
     Behind a proxy that resolves names itself, neither has a say.
     """
@@ -44,7 +44,7 @@ class AddressBook:
         url = exchange.url
         host, port = self._mapped(url.host, url.port, url.scheme == "https")
         if (host, port) != (url.host, url.port):
-            exchange.addresses = (host, port)
+            exchange.connect_to = (host, port)
         if self._resolver is None or exchange.profile.proxy is not None:
             return loop.call_soon(found, exchange).cancel
         task = loop.create_task(self._resolve(exchange, host, port))
@@ -89,8 +89,15 @@ class AddressBook:
             outcome = self._resolver.resolve(host, port, family)
             if inspect.isawaitable(outcome):
                 outcome = await outcome
-        for found_family, address in outcome:
-            if exchange.profile.allow_ipv6 or found_family == socket.AF_INET:
-                exchange.addresses = (address[0], address[1])
-                return
+        usable = [
+            address
+            for found_family, address in outcome
+            if exchange.profile.allow_ipv6 or found_family == socket.AF_INET
+        ]
+        if usable:
+            # One port for all: a resolver that answers with several means the first.
+            port = usable[0][1]
+            exchange.connect_to = (host, port)
+            exchange.addresses = tuple(address[0] for address in usable if address[1] == port)
+            return
         raise socket.gaierror(socket.EAI_NONAME, f"the resolver has no address for {host}")

@@ -126,7 +126,11 @@ def _parse_authority(authority: str, field: str) -> tuple[str | None, str | None
     port = None
     if port_text:
         if not (port_text.isascii() and port_text.isdigit() and int(port_text) <= 65535):
-            raise ValueError(f"{field} has an invalid port {port_text!r}: use 0 to 65535")
+            # Not shown: it may be a password with an unescaped "/" behind it.
+            raise ValueError(
+                f"{field} has an invalid port: use 0 to 65535; percent-encode '/', '?', '#' and"
+                " '@' in a user name or password"
+            )
         port = int(port_text)
     return username, password, host, port
 

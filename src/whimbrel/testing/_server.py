@@ -13,6 +13,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -91,6 +92,12 @@ class Connection:
             )
         )
         await self.linger()
+
+    def reset(self) -> None:
+        """Break the connection so that the peer cannot take it for an orderly end (RST)."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
     async def linger(self) -> None:
         """Half-close, then swallow a bounded rest of what the peer still sends.

@@ -203,7 +203,7 @@ class ProxyServer(LoopbackServer):
             return keep_alive and upload.done() and upload.exception() is None
         except (MessageError, asyncio.IncompleteReadError, ConnectionError) as error:
             if started:
-                connection.writer.transport.abort()  # cut short, and so it must look downstream
+                connection.reset()  # cut short, and so it must look downstream
                 raise
             if upload.done() and isinstance(upload.exception(), MessageError):
                 raise MessageError(400, "malformed request body") from error
