@@ -52,7 +52,7 @@ from whimbrel._policy.gate import Gate
 from whimbrel._policy.redirects import REDIRECT_CODES, follow_up, is_redirect
 from whimbrel._policy.resolving import AddressBook, Resolver
 from whimbrel._policy.timeouts import queue_limit
-from whimbrel._policy.urls import URL, redact
+from whimbrel._policy.urls import URL, parse_url, redact
 from whimbrel._streaming import ChunkQueue
 from whimbrel._version import __version__
 from whimbrel.httputil import HTTPHeaders, responses
@@ -455,6 +455,13 @@ _BUILT_IN_DEFAULTS: dict[str, Any] = {
     "max_redirects": 5,
     "user_agent": f"whimbrel/{__version__}",
 }
+
+
+def _is_plain(given: dict[str, Any]) -> bool:
+    """Whether a request stores nothing but url, method and start_time."""
+    return len(given) == 3 and "start_time" in given and "method" in given
+
+
 _PARAMETERS = frozenset(
     HTTPRequest.__init__.__code__.co_varnames[1 : HTTPRequest.__init__.__code__.co_argcount]
     + HTTPRequest.__init__.__code__.co_varnames[
@@ -592,7 +599,8 @@ class HTTPResponse:
                 charset = value.strip().strip("\"'")
         try:
             return self.body.decode(charset, "replace")
-        except LookupError:
+        except (LookupError, ValueError):
+            # Unknown, or one of Python's codecs that are no character sets ("idna", "undefined").
             return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:
@@ -687,6 +695,11 @@ class _StreamReader:
         self._fetch.cancel()
 
 
+def _check_max_redirects(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"max_redirects must be 0 or more, not {value!r}")
+
+
 class _Stream:
     """The context manager that :meth:`AsyncHTTPClient.stream` returns."""
 
@@ -761,33 +774,48 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self._in_gate = False
         self._sink: _StreamReader | None = None
         self._exchange: Exchange | None = None
+        self._options: dict[str, Any] | None = None
         self._wall = time.time()
         self._enqueued = self._started = loop.time()
 
     def begin(self) -> None:
         """Check the request and take a slot, or a place in the queue."""
         client = self._client
+        request = self._request
+        assert request is not None
+        exchange = client._plain_exchange(request) if self._sink is None else None
+        if exchange is not None:
+            self._exchange = exchange
+            queue_timeout = queue_limit(
+                client.defaults.get("queue_timeout"),
+                exchange.connect_timeout,
+                exchange.request_timeout,
+            )
+            self._enter(exchange, queue_timeout)
+            return
         try:
-            assert self._request is not None
             # Everything the caller gave is read here, once: `request` may change afterwards.
-            self._options = options = {**client._merged_defaults, **self._request.__dict__}
-            if "user_agent" in self._request.__dict__ and options.get("headers"):
+            self._options = options = {**client._merged_defaults, **request.__dict__}
+            if "user_agent" in request.__dict__ and options.get("headers"):
                 # The request's own parameter wins over its header, a header over the defaults.
                 options["headers"] = headers_without(options["headers"], frozenset(("user-agent",)))
             exchange = self._prepare(options)
-            redirects = options["max_redirects"]
-            if isinstance(redirects, bool) or not isinstance(redirects, int) or redirects < 0:
-                raise ValueError(f"max_redirects must be 0 or more, not {redirects!r}")
+            _check_max_redirects(options["max_redirects"])
             queue_timeout = queue_limit(
                 options.get("queue_timeout"), exchange.connect_timeout, exchange.request_timeout
             )
         except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the awaiter)
             self._fail(error)
             return
+        if _is_plain(request.__dict__) and self._sink is None:
+            client._remember_plain(exchange)
+        self._enter(exchange, queue_timeout)
+
+    def _enter(self, exchange: Exchange, queue_timeout: float) -> None:
         total = exchange.request_timeout
         self._deadline = self._enqueued + total if total else None
         self._in_gate = True
-        gate = client._gate
+        gate = self._client._gate
         assert gate is not None
         if gate.enter(self, self._enqueued + queue_timeout if queue_timeout else None):
             self._launch(exchange)
@@ -872,6 +900,14 @@ class _Fetch(asyncio.Future[HTTPResponse]):
     def _location(self, code: int, headers: HTTPHeaders) -> str | None:
         """The Location to be followed, or None."""
         options = self._options
+        if options is None:
+            # A plain request took the short way; now that it matters, merge after all.
+            assert self._exchange is not None
+            options = self._options = {
+                **self._client._merged_defaults,
+                "url": self._exchange.url.href,
+                "method": self._exchange.profile.method,
+            }
         if code not in REDIRECT_CODES or not options["follow_redirects"]:
             return None
         location = headers.get("Location")
@@ -883,6 +919,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         """The backend has the final header block of an exchange; is its body wanted?"""
         if 300 <= code < 400 and self._location(code, HTTPHeaders.from_lines(lines[1:])):
             return False
+        assert self._options is not None
         header_callback = self._options.get("header_callback")
         if header_callback is not None:
             for line in lines:
@@ -930,6 +967,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
     def _follow(self, response: HTTPResponse, location: str) -> None:
         assert self._request is not None
         assert self._exchange is not None
+        assert self._options is not None
         response.request = self._request
         try:
             self._options = follow_up(self._options, self._exchange, response.code, location)
@@ -1147,6 +1185,8 @@ class AsyncHTTPClient(Configurable):
         self._environment = EnvironmentProxies.from_environ(os.environ) if trust_env else None
         if not self._environment:
             self._environment = None
+        self._plain: dict[str, Exchange] = {}
+        self._plain_defaults: dict[str, Any] = {}
         self._jar = make_jar(cookies)
         self._cookie_header = None if self._jar is None else self._cookies_for
         self._address_book = (
@@ -1160,6 +1200,38 @@ class AsyncHTTPClient(Configurable):
         if "max_body_size" in self.defaults:
             return self.defaults
         return {"max_body_size": self.max_body_size, **self.defaults}
+
+    # Most fetches of most programs are plain: a URL, a method without a body, and the defaults.
+    # What `prepare` made of the last such request then holds for the next one.
+
+    def _plain_exchange(self, request: HTTPRequest) -> Exchange | None:
+        """An Exchange for a request that gives nothing but a URL and a method, or None."""
+        given = request.__dict__
+        plain = self._plain.get(given["method"])
+        if plain is None or not _is_plain(given) or self._plain_defaults != self.defaults:
+            return None
+        try:
+            url = parse_url(given["url"])
+        except (ValueError, TypeError):
+            return None  # the long way says what is wrong
+        if url.scheme != plain.profile.scheme or url.username is not None:
+            return None
+        return plain.to(url)
+
+    def _remember_plain(self, exchange: Exchange) -> None:
+        if (
+            exchange.profile.body == "none"
+            and exchange.url.username is None
+            and exchange.on_head is None
+            and exchange.prepare_curl_callback is None
+            and self._environment is None
+            and self._jar is None
+            and not any(name in self.defaults for name in ("params", "unix_socket"))
+        ):
+            if self._plain_defaults != self.defaults:
+                self._plain_defaults = dict(self.defaults)
+                self._plain.clear()
+            self._plain[exchange.profile.method] = exchange
 
     def _cookies_for(self, url: URL) -> str | None:
         assert self._jar is not None

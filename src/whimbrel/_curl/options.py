@@ -136,6 +136,8 @@ def header_fields(profile: Profile) -> Iterator[Pair]:
         if "content-type" not in names:
             lines.append("Content-Type:")
         lines.append("Expect: 100-continue" if profile.expect_100_continue else "Expect:")
+    if profile.proxy is not None and profile.scheme == "http":
+        lines.append("Proxy-Connection:")
     yield pycurl.HTTPHEADER, tuple(line.encode("latin-1") for line in lines)
 
 
@@ -164,8 +166,13 @@ def proxy(profile: Profile) -> Iterator[Pair]:
         yield pycurl.PROXYPASSWORD, b""
     if not proxy.is_socks:
         yield pycurl.PROXYAUTH, capabilities.option(_PROXYAUTH[proxy.auth_mode], "7.38.0")
-    # Fields meant for the origin stay inside the tunnel.
-    yield pycurl.HEADEROPT, pycurl.HEADER_SEPARATE
+    if not proxy.is_socks:
+        # Fields meant for the origin stay inside the tunnel; CONNECT gets our User-Agent (pycurl
+        # would send its own) and no Proxy-Connection, which was never a standard.
+        yield pycurl.HEADEROPT, pycurl.HEADER_SEPARATE
+        yield pycurl.PROXYHEADER, (b"Proxy-Connection:",)
+        agents = [value for name, value in profile.fields if name.lower() == "user-agent"]
+        yield pycurl.USERAGENT, agents[0].encode("latin-1") if agents else b""
 
 
 def tls(profile: Profile) -> Iterator[Pair]:

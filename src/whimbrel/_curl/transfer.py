@@ -79,8 +79,10 @@ class Transfer:
         "_head_bytes",
         "_head_done",
         "_head_pending",
+        "_href",
         "_interim",
         "_limit",
+        "_limits",
         "_lines",
         "_local",
         "_owner",
@@ -108,6 +110,8 @@ class Transfer:
         self.easy = pycurl.Curl()
         self._lines: list[bytes] = []
         self._plan: Plan | None = None
+        self._href: str | None = None
+        self._limits: tuple[float, float] | None = None
         self._watching = False
         self._dirty = True
         self._exchange: Exchange | None = None
@@ -179,6 +183,7 @@ class Transfer:
         # The same object: plan() remembers what it made of a profile.
         if self._dirty or wanted is not self._plan or watching is not self._watching:
             easy.reset()
+            self._href = self._limits = None
             self._dirty = True  # until every option is set
             setopt(pycurl.WRITEFUNCTION, self._on_body)
             setopt(pycurl.PREREQFUNCTION, self._on_request)
@@ -195,7 +200,9 @@ class Transfer:
             self._watching = watching
             self._dirty = not wanted.lasting
         url = exchange.url
-        setopt(pycurl.URL, url.href)
+        if url.href is not self._href:
+            setopt(pycurl.URL, url.href)
+            self._href = url.href
         if "%" in url.target and profile.auth is None:
             # libcurl rewrites escapes (%2f, %2e); a target is sent as it was given. Not with
             # digest, which signs what libcurl made of it.
@@ -204,8 +211,11 @@ class Transfer:
             absolute = absolute and url.scheme == "http"
             option = capabilities.option("REQUEST_TARGET", "7.55.0")
             setopt(option, url.href if absolute else url.target)
-        setopt(pycurl.TIMEOUT_MS, milliseconds(exchange.request_timeout))
-        setopt(pycurl.CONNECTTIMEOUT_MS, milliseconds(exchange.connect_timeout))
+        limits = (exchange.request_timeout, exchange.connect_timeout)
+        if limits != self._limits:
+            setopt(pycurl.TIMEOUT_MS, milliseconds(limits[0]))
+            setopt(pycurl.CONNECTTIMEOUT_MS, milliseconds(limits[1]))
+            self._limits = limits
         if profile.body == "bytes":
             setopt(pycurl.POSTFIELDSIZE_LARGE, len(exchange.body))
             setopt(pycurl.POSTFIELDS, exchange.body)
@@ -256,7 +266,7 @@ class Transfer:
                 return _ABORT
             self._rounds += 1
             if self._rounds >= MAX_ROUNDS:
-                self._error = self._too_many_rounds()
+                self._error = self._too_many_rounds(self._status())
                 return _ABORT
         else:
             # None came: the connection was closed, and libcurl sends once more (RFC 9110 9.2.2).
@@ -299,7 +309,7 @@ class Transfer:
             if status == 407:
                 self._rounds += 1
                 if self._rounds >= MAX_ROUNDS:
-                    self._error = self._too_many_rounds()
+                    self._error = self._too_many_rounds(status)
                     return 0
         elif 100 <= status < 200:
             self._interim += 1
@@ -798,11 +808,11 @@ class Transfer:
             proxy_verify=_info(self.easy, getattr(pycurl, "PROXY_SSL_VERIFYRESULT", 0)),
         )
 
-    def _too_many_rounds(self) -> HTTPError:
+    def _too_many_rounds(self, status: int) -> HTTPError:
         exchange = self._exchange
         assert exchange is not None
         proxy = exchange.profile.proxy
-        if self._status() == 407 and proxy is not None:
+        if status == 407 and proxy is not None:
             error: HTTPError = HTTPProxyError(
                 f"proxy {proxy.url} asked for credentials {MAX_ROUNDS} times (407)",
                 stage="proxy-auth",

@@ -138,6 +138,24 @@ class Exchange:
     """Called with each piece of decoded body. While the awaitable that it may return is not
     done, the transfer is paused."""
 
+    def to(self, url: URL) -> Exchange:
+        """The same exchange with another URL, of the same scheme and without credentials.
+
+        For requests without a body, where everything else is equal: it skips `prepare`.
+        """
+        twin = Exchange()
+        twin.url = url
+        twin.profile = self.profile
+        twin.body = b""
+        twin.producer = twin.content_length = None
+        twin.replayable = True
+        twin.connect_timeout = self.connect_timeout
+        twin.request_timeout = self.request_timeout
+        twin.prepare_curl_callback = twin.connect_to = None
+        twin.addresses = ()
+        twin.on_head = twin.on_data = None
+        return twin
+
 
 def byte_limit(field: str, value: Any) -> int:
     """Return a limit in bytes; raise ValueError naming `field` unless it is 0 or more."""

@@ -22,7 +22,7 @@ class Resolver(Protocol):
 class AddressBook:
     """Decides `Exchange.connect_to` from a mapping first, then from a resolver.
 
-    Behind a proxy that resolves names itself, neither has a say.
+    Through a proxy neither has a say: the name is the proxy's to resolve.
     """
 
     def __init__(self, mapping: Mapping[Any, Any] | None, resolver: Resolver | None) -> None:
@@ -42,10 +42,12 @@ class AddressBook:
         with socket.gaierror. Returns a function that stops it.
         """
         url = exchange.url
+        if exchange.profile.proxy is not None:
+            return loop.call_soon(found, exchange).cancel
         host, port = self._mapped(url.host, url.port, url.scheme == "https")
         if (host, port) != (url.host, url.port):
             exchange.connect_to = (host, port)
-        if self._resolver is None or exchange.profile.proxy is not None:
+        if self._resolver is None:
             return loop.call_soon(found, exchange).cancel
         task = loop.create_task(self._resolve(exchange, host, port))
 
@@ -63,6 +65,7 @@ class AddressBook:
         def stop() -> None:
             # A resolver that may not be interrupted finishes for itself, unheard.
             task.remove_done_callback(done)
+            task.add_done_callback(_hush)
             task.cancel()
 
         return stop
@@ -101,3 +104,9 @@ class AddressBook:
             exchange.addresses = tuple(address[0] for address in usable if address[1] == port)
             return
         raise socket.gaierror(socket.EAI_NONAME, f"the resolver has no address for {host}")
+
+
+def _hush(task: asyncio.Task[None]) -> None:
+    """Look at an outcome that nobody waits for, so that asyncio does not log it."""
+    if not task.cancelled():
+        task.exception()
