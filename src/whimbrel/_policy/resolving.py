@@ -22,7 +22,7 @@ class Resolver(Protocol):
 class AddressBook:
     """Decides `Exchange.connect_to` from a mapping first, then from a resolver.
 
-    Through a proxy neither has a say: the name is the proxy's to resolve.
+    Where a proxy resolves the name (all but socks4 and socks5), neither has a say.
     """
 
     def __init__(self, mapping: Mapping[Any, Any] | None, resolver: Resolver | None) -> None:
@@ -42,7 +42,8 @@ class AddressBook:
         with socket.gaierror. Returns a function that stops it.
         """
         url = exchange.url
-        if exchange.profile.proxy is not None:
+        proxy = exchange.profile.proxy
+        if proxy is not None and proxy.scheme not in ("socks4", "socks5"):
             return loop.call_soon(found, exchange).cancel
         host, port = self._mapped(url.host, url.port, url.scheme == "https")
         if (host, port) != (url.host, url.port):

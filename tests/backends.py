@@ -1,0 +1,40 @@
+"""The backends under test, and where they are allowed to differ.
+
+A backend joins the conformance suite by a line in `BACKENDS`. A test that a backend cannot pass
+for a reason that is accepted carries ``@pytest.mark.known_difference(NAME)``, and the reason stands
+in `KNOWN_DIFFERENCES`; the test is then expected to fail on that backend, and its passing is an
+error. Nothing else may differ.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+BACKENDS: dict[str, str] = {
+    "curl": "whimbrel.curl_httpclient.CurlAsyncHTTPClient",
+}
+
+
+class KnownDifference(NamedTuple):
+    """One accepted difference: the documentation's table is to say the same."""
+
+    name: str
+    backend: str
+    reason: str
+
+
+KNOWN_DIFFERENCES: tuple[KnownDifference, ...] = ()
+
+
+def known_difference(name: str, backend: str) -> KnownDifference | None:
+    """Return the entry called `name` for `backend`; raises KeyError for a name in no entry."""
+    entries = [entry for entry in KNOWN_DIFFERENCES if entry.name == name]
+    if not entries:
+        raise KeyError(name)
+    return next((entry for entry in entries if entry.backend == backend), None)
+
+
+# A base class that every failure of a backend has besides the common ones.
+ERROR_BASES: dict[str, str] = {
+    "curl": "whimbrel.curl_httpclient.CurlError",
+}

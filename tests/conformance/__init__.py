@@ -1,0 +1,1 @@
+"""One suite, every backend: real sockets, scripted peers, exact bytes."""

@@ -1,0 +1,1 @@
+"""What is libcurl's: the driver, options, trust."""

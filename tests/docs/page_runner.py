@@ -1,0 +1,121 @@
+"""Runs a page's Python blocks against servers on loopback, and compares what they print.
+
+The pages name these servers, and nothing else is changed in a block but the port numbers (behind
+``localhost:`` and ``proxy_port=``):
+
+    localhost:8888   an origin (whimbrel.testing.OriginServer), http
+    localhost:8443   the same, https, with the certificate ca.pem
+    localhost:3128   an http proxy that wants alice:secret
+    localhost:1080   a SOCKS 5 proxy that wants alice:secret
+    localhost:9      a port that refuses
+
+Blocks run in a folder that holds ca.pem, client.pem, client.key and upload.bin. The rules for pages
+stand in docs/internals/documentation.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import doctest
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+from pages import Block, blocks, page_name
+from socks5 import Socks5Server
+
+from whimbrel.testing import OriginServer, ProxyServer, refused_port
+
+_RUNNER: Final = Path(__file__).with_name("run_page.py")
+_ADDRESS = re.compile(r"(localhost:|proxy_port=)(\d+)")
+
+
+class Problem(AssertionError):
+    """A page does not do what it shows."""
+
+
+@contextlib.asynccontextmanager
+async def servers(certificates: Any) -> AsyncIterator[dict[str, int]]:
+    """Start the servers; gives the real port for each that stands on the pages."""
+    context = certificates.server_context()
+    async with contextlib.AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(OriginServer())
+        secure = await stack.enter_async_context(OriginServer(context))
+        proxy = await stack.enter_async_context(ProxyServer("alice", "secret"))
+        socks = await stack.enter_async_context(Socks5Server("alice", "secret"))
+        refused = stack.enter_context(refused_port())
+        yield {
+            "8888": origin.port,
+            "8443": secure.port,
+            "3128": proxy.port,
+            "1080": socks.port,
+            "9": refused,
+        }
+
+
+def fill(folder: Path, certificates: Any) -> None:
+    """Put the files into `folder` that the pages mention."""
+    for name, source in (
+        ("ca.pem", certificates.ca_file),
+        ("client.pem", certificates.client_cert_file),
+        ("client.key", certificates.client_key_file),
+    ):
+        (folder / name).write_bytes(Path(source).read_bytes())
+    (folder / "upload.bin").write_bytes(bytes(range(256)) * 1000)
+
+
+async def run_page(page: Path, folder: Path, ports: dict[str, int]) -> None:
+    """Run the Python blocks of `page`.
+
+    Raises:
+        Problem: one failed, warned, or printed something else than the text block behind it shows.
+    """
+    python, expected = _pair_up(page)
+    sources = [(block.line, _ADDRESS.sub(_real(ports), block.source)) for block in python]
+    environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    environment.pop("PYTHONASYNCIODEBUG", None)  # it would log what is slow on a busy machine
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", str(_RUNNER), page_name(page)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=folder,
+        env=environment,
+    )
+    try:
+        out, err = await process.communicate(json.dumps(sources).encode())
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    if process.returncode or err:
+        raise Problem(f"{page_name(page)}:\n{err.decode()}")
+    shown_ports = {str(real): shown for shown, real in ports.items()}
+    for block, want, got in zip(python, expected, json.loads(out), strict=True):
+        got = _ADDRESS.sub(_real(shown_ports), got)
+        if not doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS):
+            raise Problem(
+                f"{page_name(page)}: the block in line {block.line} prints\n{got}"
+                f"and the page shows\n{want}"
+            )
+
+
+def _pair_up(page: Path) -> tuple[list[Block], list[str]]:
+    """The Python blocks, and for each the output that a text block right behind it shows."""
+    python: list[Block] = []
+    expected: list[str] = []
+    for block in blocks(page):
+        if block.language == "python":
+            python.append(block)
+            expected.append("")
+        elif block.language == "text" and block.follows == "python":
+            expected[-1] = block.source
+    return python, expected
+
+
+def _real(ports: dict[str, Any]) -> Any:
+    return lambda match: f"{match[1]}{ports.get(match[2], match[2])}"

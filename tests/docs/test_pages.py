@@ -1,0 +1,137 @@
+"""The pages of docs: examples run as shown, links lead somewhere, the index is complete."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import page_runner
+import pytest
+from pages import DOCS, ROOT, all_pages, anchors, blocks, links, page_name, prose
+
+RUNNABLE = [
+    page
+    for page in all_pages()
+    if page.parent != ROOT and any(block.language == "python" for block in blocks(page))
+]
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=page_name)
+async def test_examples_run_as_shown(page: Path, certificates: Any, tmp_path: Path) -> None:
+    """Every Python block of the page runs, and prints what the page shows."""
+    page_runner.fill(tmp_path, certificates)
+    async with page_runner.servers(certificates) as ports:
+        await page_runner.run_page(page, tmp_path, ports)
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=page_name)
+def test_python_is_called_python(page: Path) -> None:
+    """A block of another language is not run: Python must not hide behind one."""
+    languages = {block.language for block in blocks(page)}
+    assert languages <= {"", "python", "text", "sh", "diff"}
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=page_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Relative links name files of this repository, and headings in them."""
+    for link in links(page):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link} does not exist"
+        assert target.is_relative_to(ROOT), f"{link} leaves the repository"
+        assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+def test_index_names_every_page() -> None:
+    index = DOCS / "index.md"
+    linked = {(DOCS / link.partition("#")[0]).resolve() for link in links(index)}
+    assert set(DOCS.rglob("*.md")) - {index} <= linked
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=page_name)
+def test_source_files_that_are_named_exist(page: Path) -> None:
+    """A path in backquotes that begins with src/, docs/, tests/ or benchmarks/ is a real one."""
+    for word in prose(page).split("`")[1::2]:
+        if word.startswith(("src/", "docs/", "tests/", "benchmarks/")) and " " not in word:
+            assert (ROOT / word).exists(), f"{word} does not exist"
+
+
+# -- the runner itself: what it must notice
+
+
+async def run(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    monkeypatch.setattr(page_runner, "page_name", lambda page: page.name)
+    await page_runner.run_page(page, tmp_path, {"8888": 1234})
+
+
+async def test_runner_accepts_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One namespace a page, bare await, ports there and back, and ``...`` for what varies."""
+    text = """
+```python
+import asyncio
+port = "localhost:8888".partition(":")[2]
+assert port == "1234"
+```
+Text.
+```python
+await asyncio.sleep(0)
+print("http://localhost:8888/", 17)
+```
+```text
+http://localhost:8888/ ...
+```
+"""
+    await run(text, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("1 / 0", r'File "page.md", line 3'),
+        ("print('not shown')", "prints\nnot shown\n"),
+        ("import warnings\nwarnings.warn('old', stacklevel=1)", "UserWarning: old"),
+        ("import sys\nprint('noise', file=sys.stderr)", "noise"),
+        ("import asyncio\nawait asyncio.sleep(0)\nexit(3)", "SystemExit: 3"),
+    ],
+)
+async def test_runner_notices(
+    block: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(page_runner.Problem, match=message):
+        await run(f"\n```python\n{block}\n```\n", tmp_path, monkeypatch)
+
+
+async def test_runner_notices_other_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(page_runner.Problem, match="the page shows\n3"):
+        await run("```python\nprint(2)\n```\n```text\n3\n```\n", tmp_path, monkeypatch)
+
+
+# -- what is generated
+
+
+def test_options_table_is_up_to_date() -> None:
+    """docs/internals/options.md holds the table that its generator makes of FIELDS."""
+    script = DOCS / "internals" / "make_options_table.py"
+    subprocess.run([sys.executable, "-W", "error", str(script), "--check"], check=True)
+
+
+def test_options_table_check_notices(tmp_path: Path) -> None:
+    """``--check`` fails on a table that differs, and without it the table is written."""
+    script = DOCS / "internals" / "make_options_table.py"
+    original = (DOCS / "internals" / "options.md").read_text()
+    page = tmp_path / "options.md"
+    page.write_text(original.replace("| `stall_timeout` |", "| `stall` |"))
+    command = [sys.executable, "-W", "error", str(script), "--page", str(page)]
+    check = subprocess.run([*command, "--check"], capture_output=True, text=True)
+    assert check.returncode == 1
+    assert "out of date" in check.stderr
+    subprocess.run(command, check=True)
+    assert page.read_text() == original

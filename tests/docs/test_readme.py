@@ -1,0 +1,36 @@
+"""README: its two commands, and its examples run as shown."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import page_runner
+from pages import README, ROOT, blocks
+
+COMMANDS = {
+    "demo": "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/whimbrel demo",
+    "tests": "python3 -m venv .venv && .venv/bin/pip install -e '.[test]'"
+    " && .venv/bin/python -m pytest",
+}
+
+
+async def test_examples_run_as_shown(certificates: Any, tmp_path: Path) -> None:
+    """Every Python block of README runs, and prints what README shows."""
+    page_runner.fill(tmp_path, certificates)
+    async with page_runner.servers(certificates) as ports:
+        await page_runner.run_page(README, tmp_path, ports)
+
+
+def test_the_two_commands() -> None:
+    """The blocks marked demo and tests are one line of sh each; automation extracts them."""
+    marked = {block.mark: block for block in blocks(README) if block.mark}
+    assert {name: block.source.rstrip("\n") for name, block in marked.items()} == COMMANDS
+    assert {block.language for block in marked.values()} == {"sh"}
+
+
+def test_the_commands_are_shell() -> None:
+    for block in blocks(README):
+        if block.language == "sh":
+            subprocess.run(["sh", "-n", "-c", block.source], check=True, cwd=ROOT)

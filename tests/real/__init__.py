@@ -1,0 +1,1 @@
+"""Tests against real servers from Debian packages and PyPI (marker ``real``)."""

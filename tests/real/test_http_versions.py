@@ -1,0 +1,150 @@
+"""HTTP/1.1 and 2 from nginx, HTTP/3 from caddy: asked for, got, and reported as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from whimbrel.httpclient import AsyncHTTPClient, HTTPClientError, HTTPTLSError
+
+from .servers import caddy, nginx
+from .servers.certificates import Certificates
+from .support import MakeClient
+
+_ON_THE_WIRE = {"1.1": "HTTP/1.1", "2": "HTTP/2.0", "3": "HTTP/3.0"}
+
+
+@pytest.mark.parametrize(("asked", "got"), [(None, "2"), ("1.1", "1.1"), ("2", "2")])
+async def test_over_tls(
+    client: AsyncHTTPClient,
+    nginx_server: nginx.Nginx,
+    certs: Certificates,
+    asked: str | None,
+    got: str,
+) -> None:
+    response = await client.fetch(
+        nginx_server.tls_url + "/seen", ca_certs=str(certs.ca), http_version=asked
+    )
+    assert response.http_version == got
+    assert response.json()["protocol"] == _ON_THE_WIRE[got]
+
+
+async def test_version_is_asked_for_each_request(
+    client: AsyncHTTPClient, nginx_server: nginx.Nginx, certs: Certificates
+) -> None:
+    for version in ("2", "1.1", "2", "1.1"):
+        response = await client.fetch(
+            nginx_server.tls_url + "/seen", ca_certs=str(certs.ca), http_version=version
+        )
+        assert response.json()["protocol"] == _ON_THE_WIRE[version]
+
+
+@pytest.mark.parametrize("asked", [None, "2"])
+async def test_falls_back_to_http1(
+    client: AsyncHTTPClient, nginx_server: nginx.Nginx, certs: Certificates, asked: str | None
+) -> None:
+    url = f"https://localhost:{nginx_server.tls_http1}/seen"
+    response = await client.fetch(url, ca_certs=str(certs.ca), http_version=asked)
+    assert response.http_version == "1.1"
+    assert response.json()["protocol"] == "HTTP/1.1"
+
+
+async def test_plain_is_http1(client: AsyncHTTPClient, nginx_server: nginx.Nginx) -> None:
+    response = await client.fetch(nginx_server.url + "/seen")
+    assert response.http_version == "1.1"
+    assert response.json()["protocol"] == "HTTP/1.1"
+
+
+async def test_prior_knowledge(client: AsyncHTTPClient, nginx_server: nginx.Nginx) -> None:
+    response = await client.fetch(
+        f"http://127.0.0.1:{nginx_server.h2c}/seen", http_version="2-prior-knowledge"
+    )
+    assert response.http_version == "2"
+    assert response.json()["protocol"] == "HTTP/2.0"
+
+
+async def test_hundred_streams_share_one_connection(
+    make_client: MakeClient, nginx_server: nginx.Nginx, certs: Certificates
+) -> None:
+    client = make_client(max_clients=100)
+    url = nginx_server.tls_url + "/slow/file"
+    start = time.monotonic()
+    responses = await asyncio.gather(
+        *(client.fetch(url, ca_certs=str(certs.ca), http_version="2") for _ in range(100))
+    )
+    elapsed = time.monotonic() - start
+    assert {len(response.body) for response in responses} == {nginx.SLOW_SIZE}
+    assert {response.http_version for response in responses} == {"2"}
+    assert len({response.connection_id for response in responses}) == 1
+    assert len({response.headers["X-Connection"] for response in responses}) == 1
+    # One after the other they would take a hundred times as long as each.
+    assert elapsed < 20 * nginx.SLOW_SECONDS
+
+
+async def test_connections_are_kept(
+    client: AsyncHTTPClient, nginx_server: nginx.Nginx, certs: Certificates
+) -> None:
+    url = nginx_server.tls_url + "/seen"
+    responses = [
+        await client.fetch(url, ca_certs=str(certs.ca), http_version="1.1") for _ in range(5)
+    ]
+    assert len({response.connection_id for response in responses}) == 1
+    assert len({response.json()["connection"] for response in responses}) == 1
+    assert [response.reused for response in responses] == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize("asked", ["3", "3-only"])
+async def test_http3(
+    client: AsyncHTTPClient, caddy_server: caddy.Caddy, certs: Certificates, asked: str
+) -> None:
+    response = await client.fetch(
+        caddy_server.url + "/big", ca_certs=str(certs.ca), http_version=asked
+    )
+    assert response.http_version == "3"
+    assert response.headers["X-Protocol"] == _ON_THE_WIRE["3"]
+    assert response.body == bytes(range(250)) * (caddy.BIG_SIZE // 250)
+
+
+async def test_http3_concurrent_on_one_connection(
+    make_client: MakeClient, caddy_server: caddy.Caddy, certs: Certificates
+) -> None:
+    client = make_client(max_clients=20)
+    responses = await asyncio.gather(
+        *(
+            client.fetch(caddy_server.url + "/big", ca_certs=str(certs.ca), http_version="3-only")
+            for _ in range(20)
+        )
+    )
+    assert {response.headers["X-Protocol"] for response in responses} == {_ON_THE_WIRE["3"]}
+    assert {len(response.body) for response in responses} == {caddy.BIG_SIZE}
+    assert len({response.connection_id for response in responses}) == 1
+
+
+async def test_http3_status_and_errors(
+    client: AsyncHTTPClient, caddy_server: caddy.Caddy, certs: Certificates
+) -> None:
+    with pytest.raises(HTTPClientError) as caught:
+        await client.fetch(
+            caddy_server.url + "/none", ca_certs=str(certs.ca), http_version="3-only"
+        )
+    assert caught.value.code == 404
+    with pytest.raises(HTTPTLSError):
+        await client.fetch(
+            caddy_server.url + "/", ca_certs=str(certs.stranger_ca), http_version="3-only"
+        )
+
+
+async def test_http3_falls_back(
+    client: AsyncHTTPClient, nginx_server: nginx.Nginx, certs: Certificates
+) -> None:
+    """nginx has no HTTP/3 here: "3" settles for less, "3-only" does not."""
+    url = nginx_server.tls_url + "/seen"
+    response = await client.fetch(url, ca_certs=str(certs.ca), http_version="3")
+    assert response.http_version == "2"
+    assert response.json()["protocol"] == _ON_THE_WIRE["2"]
+    with pytest.raises(HTTPClientError) as caught:
+        await client.fetch(url, ca_certs=str(certs.ca), http_version="3-only", connect_timeout=2)
+    assert caught.value.code == 599
+    assert caught.value.stage == "connect"
