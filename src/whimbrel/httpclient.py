@@ -1227,6 +1227,8 @@ class AsyncHTTPClient(Configurable):
             and self._environment is None
             and self._jar is None
             and not any(name in self.defaults for name in ("params", "unix_socket"))
+            # A container or an SSLContext may change behind an equality that still holds.
+            and all(isinstance(value, str | int | float) for value in self.defaults.values())
         ):
             if self._plain_defaults != self.defaults:
                 self._plain_defaults = dict(self.defaults)

@@ -145,13 +145,13 @@ class Driver:
         def finish() -> None:
             _close_multi(multi, easies)
             poller.close()
+            self._drop_timers()
 
         if self._inside:
             # Closed from within a callback: libcurl must return first.
             self._loop.call_soon(finish)
         else:
             finish()
-        self._drop_timers()
         self._openers.clear()
 
     def abandon(self) -> None:
@@ -178,8 +178,7 @@ class Driver:
 
     def _add(self, easy: pycurl.Curl) -> None:
         if easy not in self._transfers:
-            easy.close()  # cancelled before it began
-            return
+            return  # cancelled before it began
         self._inside = True
         try:
             self._multi.add_handle(easy)
@@ -290,8 +289,6 @@ class Driver:
     # From libcurl (rule 1: these only take note)
 
     def _on_timer(self, timeout_ms: int) -> None:
-        if self._closed:
-            return
         if timeout_ms < 0:
             self._due = None
         elif timeout_ms == 0:
@@ -306,8 +303,6 @@ class Driver:
                 self._alarm = self._loop.call_at(due, self._ring)
 
     def _on_socket(self, what: int, fd: int, multi: pycurl.CurlMulti, data: Any) -> None:
-        if self._closed:
-            return
         try:
             if what == pycurl.POLL_REMOVE:
                 self._poller.idle(fd)
@@ -352,8 +347,7 @@ class Driver:
 
     def _on_ready(self, fd: int, mask: int) -> None:
         """A socket that libcurl watches is ready."""
-        if not self._closed:
-            self._action(fd, mask)
+        self._action(fd, mask)
 
     def _on_batch(self, idle: list[int]) -> None:
         """Every socket of one wake-up was served; `idle` had events though none was due."""
@@ -434,11 +428,7 @@ class _EpollPoller:
 
     def _open(self) -> None:
         epoll = select.epoll()
-        try:
-            self._loop.add_reader(epoll.fileno(), self.drain)
-        except BaseException:
-            epoll.close()
-            raise
+        self._loop.add_reader(epoll.fileno(), self.drain)
         self._epoll = epoll
 
     def watch(self, fd: int, what: int) -> None:
@@ -454,10 +444,7 @@ class _EpollPoller:
                 self._epoll.register(fd, events)
                 self._reborn.add(fd)
         else:
-            try:
-                self._epoll.register(fd, events)
-            except FileExistsError:
-                self._epoll.modify(fd, events)
+            self._epoll.register(fd, events)
         self._masks[fd] = what
         self._watched.add(fd)
 
@@ -470,7 +457,7 @@ class _EpollPoller:
                 self._epoll.modify(fd, select.EPOLLIN)
                 self._masks[fd] = _IN
             except OSError:
-                self._masks.pop(fd, None)  # closed already; epoll forgot it too
+                pass  # then an event that is none takes it out, and the next use tries again
 
     def drain(self) -> None:
         """Serve every socket that is ready."""
@@ -590,9 +577,8 @@ class _LoopPoller:
             self._idle_poll.unregister(fd)
 
     def _ready(self, fd: int, mask: int) -> None:
-        if fd in self._watched:
-            self._on_ready(fd, mask)
-            self._on_batch([])
+        self._on_ready(fd, mask)
+        self._on_batch([])
 
     def drain(self) -> None:
         """Find the idle sockets that became readable."""

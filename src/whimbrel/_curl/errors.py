@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pycurl
 
 from whimbrel._curl.driver import FAILED
-from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
+from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange, Profile
 from whimbrel.httpclient import (
     HTTPConnectError,
     HTTPConnectionRefusedError,
@@ -35,8 +35,8 @@ class CurlError(HTTPError):
     connection; `curl_code` is libcurl's always, -1 where the event loop failed under it.
     """
 
-    errno: int | None
-    curl_code: int
+    errno: int | None = None
+    curl_code: int = FAILED
 
     def __init__(self, errno: int, message: str) -> None:
         HTTPError.__init__(self, 599, message)
@@ -44,8 +44,11 @@ class CurlError(HTTPError):
         self.curl_code = errno
 
 
+# Where whimbrel itself noticed, and libcurl had no objection, these are the codes it would use.
+
+
 class CurlTimeoutError(HTTPTimeoutError, CurlError):
-    pass
+    errno = curl_code = pycurl.E_OPERATION_TIMEDOUT
 
 
 class CurlResolveError(HTTPResolveError, CurlError):
@@ -61,7 +64,7 @@ class CurlConnectionRefusedError(HTTPConnectionRefusedError, CurlError):
 
 
 class CurlProxyError(HTTPProxyError, CurlError):
-    pass
+    errno = curl_code = 97
 
 
 class CurlTLSError(HTTPTLSError, CurlError):
@@ -69,15 +72,15 @@ class CurlTLSError(HTTPTLSError, CurlError):
 
 
 class CurlStreamClosedError(HTTPStreamClosedError, CurlError):
-    pass
+    errno = curl_code = pycurl.E_RECV_ERROR
 
 
 class CurlProtocolError(HTTPProtocolError, CurlError):
-    pass
+    errno = curl_code = 8
 
 
 class CurlLimitError(HTTPLimitError, CurlError):
-    pass
+    errno = curl_code = pycurl.E_FILESIZE_EXCEEDED
 
 
 _Kind = (
@@ -215,20 +218,20 @@ E_PROXY = getattr(pycurl, "E_PROXY", 97)
 # CURLproxycode values of a SOCKS proxy that wants other credentials (curl/curl.h).
 _SOCKS_AUTH = frozenset((4, 5, 6, 7, 8, 10, 11, 12, 14, 28, 33))
 _SOCKS_TEXT = {
-    3: "closed the connection",
-    12: "accepts no authentication method that was offered; it wants a user name and a password",
-    15: "closed the connection",
-    17: "does not support the address type",
-    18: "does not support the command",
-    19: "was refused by the origin",
-    20: "reports a general failure, such as an unknown name",
-    21: "cannot reach the host",
-    22: "cannot reach the network",
-    23: "does not allow the connection",
-    24: "reports that the TTL expired",
-    26: "rejected the request",
-    27: "could not be given an address: the origin's name has none here",
-    33: "rejected the credentials",
+    3: "it closed the connection",
+    12: "it accepts no authentication method that was offered; it wants a user name and password",
+    15: "it closed the connection",
+    17: "it does not support the address type",
+    18: "it does not support the command",
+    19: "the origin refused its connection",
+    20: "a general failure, such as an unknown name",
+    21: "it cannot reach the host",
+    22: "it cannot reach the network",
+    23: "it does not allow the connection",
+    24: "its connection's TTL expired",
+    26: "it rejected the request",
+    27: "the origin's name has no address here, and this kind of proxy resolves none",
+    33: "it rejected the credentials",
 }
 
 
@@ -254,6 +257,8 @@ def classify(facts: Facts) -> HTTPError:
             row = TABLE["E_SSL_CERTPROBLEM"]  # what OpenSSL's side of libcurl says of a bad key
         if code == pycurl.E_RECV_ERROR and not facts.os_errno:
             row = _without_an_errno(facts)
+        if row in (_UNSENT, _CLOSED) and _phase(facts) == "connect":
+            row = BY_CODE[pycurl.E_COULDNT_CONNECT]  # QUIC: a "send" that reached nobody
         error = row.kind(
             _text(row.text, facts),
             stage=_stage(row, facts),
@@ -284,11 +289,11 @@ def _proxy_failure(facts: Facts) -> HTTPError | None:
     code = facts.code
     if code == E_PROXY:
         refused = facts.proxy_error in _SOCKS_AUTH
-        reason = _SOCKS_TEXT.get(facts.proxy_error, f"failed (code {facts.proxy_error})")
+        reason = _SOCKS_TEXT.get(facts.proxy_error, f"it failed (code {facts.proxy_error})")
         if facts.proxy_error == 12 and proxy.username is not None:
-            reason = "accepts no authentication method that was offered"
+            reason = "it accepts no authentication method that was offered"
         return CurlProxyError(
-            f"proxy {proxy.url} {reason}",
+            f"proxy {proxy.url}: {reason}",
             stage="proxy-auth" if refused else "tunnel",
             retryable=not refused,
         )
@@ -396,14 +401,20 @@ def _safe(facts: Facts) -> bool:
     return not facts.requested or facts.exchange.profile.method in IDEMPOTENT_METHODS
 
 
+def _speaks_to_proxy(profile: Profile) -> bool:
+    """Whether the response comes from the proxy's own HTTP side, not through a tunnel."""
+    return profile.proxy is not None and not profile.proxy.is_socks and profile.scheme == "http"
+
+
 def _text(template: str, facts: Facts) -> str:
     profile, url = facts.exchange.profile, facts.exchange.url
+    proxy = profile.proxy
     text = template.format(
         origin=url.netloc,
         host=url.host,
         port=url.port,
-        peer=url.netloc,
-        proxy=profile.proxy.url if profile.proxy else "",
+        peer=proxy.url if _speaks_to_proxy(profile) and proxy else url.netloc,
+        proxy=proxy.url if proxy else "",
         interface=profile.network_interface,
     )
     return f"{text}: {facts.message}" if facts.message and facts.code > 0 else text

@@ -25,20 +25,20 @@ import pycurl
 
 from whimbrel._curl import capabilities
 from whimbrel._curl.driver import FAILED
-from whimbrel._curl.errors import CurlError, Facts, classify
+from whimbrel._curl.errors import (
+    CurlLimitError,
+    CurlProtocolError,
+    CurlProxyError,
+    CurlStreamClosedError,
+    CurlTimeoutError,
+    Facts,
+    classify,
+)
 from whimbrel._curl.options import Plan, milliseconds, plan
 from whimbrel._curl.upload import Upload
 from whimbrel._policy.decoding import ContentDecoder, DecodingError, decoder_for
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
-from whimbrel.httpclient import (
-    HTTPError,
-    HTTPLimitError,
-    HTTPProtocolError,
-    HTTPProxyError,
-    HTTPResponse,
-    HTTPStreamClosedError,
-    HTTPTimeoutError,
-)
+from whimbrel.httpclient import HTTPError, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class Transfer:
         self._head_bytes += len(line)
         limit = self._owner.max_header_size
         if limit is not None and self._head_bytes > limit:
-            self._error = HTTPLimitError(
+            self._error = CurlLimitError(
                 f"the header block passes max_header_size: {self._head_bytes} of {limit} bytes",
                 stage="response",
             )
@@ -316,7 +316,7 @@ class Transfer:
             self._continued = self._continued or status == 100
             self._block = len(lines)
             if self._interim > MAX_INTERIM:
-                self._error = HTTPProtocolError(
+                self._error = CurlProtocolError(
                     f"{exchange.url.netloc} sent more than {MAX_INTERIM} interim responses",
                     stage="response",
                 )
@@ -468,7 +468,7 @@ class Transfer:
     def _count(self, size: int) -> None:
         self._size += size
         if self._limit and self._size > self._limit:
-            raise HTTPLimitError(
+            raise CurlLimitError(
                 f"the body passes max_body_size: more than {self._limit} bytes,"
                 f" {self._size} so far",
                 stage="body",
@@ -609,7 +609,7 @@ class Transfer:
                 self._deadline = self._owner._driver_loop.call_later(
                     max(0.0, exchange.request_timeout - spent),
                     self._fail_from_loop,
-                    HTTPTimeoutError("Timeout during request", stage="body"),
+                    CurlTimeoutError("Timeout during request", stage="body"),
                 )
             return
         self._complete(code, message)
@@ -716,7 +716,7 @@ class Transfer:
             starts = [0] + [i + 1 for i in ends[:-1] if lines[i + 1].startswith(b"HTTP/")]
             interim = sum(1 for start in starts if lines[start].split(b" ", 2)[1][:1] == b"1")
             if interim > MAX_INTERIM:
-                self._error = HTTPProtocolError(
+                self._error = CurlProtocolError(
                     f"more than {MAX_INTERIM} interim responses", stage="response"
                 )
             # What follows the last block without a status line of its own are trailers.
@@ -797,7 +797,9 @@ class Transfer:
             head_bytes=sum(map(len, self._lines)),
             head_lines=len(self._lines),
             body=self._begun,
-            uploading=self._upload is not None and self._upload.unfinished,
+            uploading=self._upload.unfinished
+            if self._upload is not None
+            else getinfo(pycurl.SIZE_UPLOAD_T) < len(exchange.body),
             namelookup=getinfo(pycurl.NAMELOOKUP_TIME),
             connect=getinfo(pycurl.CONNECT_TIME),
             appconnect=getinfo(pycurl.APPCONNECT_TIME),
@@ -813,13 +815,13 @@ class Transfer:
         assert exchange is not None
         proxy = exchange.profile.proxy
         if status == 407 and proxy is not None:
-            error: HTTPError = HTTPProxyError(
+            error: HTTPError = CurlProxyError(
                 f"proxy {proxy.url} asked for credentials {MAX_ROUNDS} times (407)",
                 stage="proxy-auth",
             )
             error.proxy_code = 407
             return error
-        return HTTPProtocolError(
+        return CurlProtocolError(
             f"{exchange.url.netloc} asked for credentials {MAX_ROUNDS} times", stage="response"
         )
 
@@ -877,18 +879,15 @@ def _name(option: int) -> str:
     return str(option)
 
 
-def _garbled(exchange: Exchange, what: str) -> HTTPProtocolError:
-    return HTTPProtocolError(f"{exchange.url.netloc} sent {what}", stage="response")
+def _garbled(exchange: Exchange, what: str) -> CurlProtocolError:
+    return CurlProtocolError(f"{exchange.url.netloc} sent {what}", stage="response")
 
 
-def _closed(message: str, retryable: bool) -> HTTPStreamClosedError:
-    return HTTPStreamClosedError(message, stage="response", retryable=retryable)
+def _closed(message: str, retryable: bool) -> CurlStreamClosedError:
+    return CurlStreamClosedError(message, stage="response", retryable=retryable)
 
 
-def _malformed(exchange: Exchange, error: Exception, stage: str) -> HTTPProtocolError:
-    failure = HTTPProtocolError(f"{exchange.url.netloc}: {error}", stage=stage)
+def _malformed(exchange: Exchange, error: Exception, stage: str) -> CurlProtocolError:
+    failure = CurlProtocolError(f"{exchange.url.netloc}: {error}", stage=stage)
     failure.__cause__ = error
     return failure
-
-
-__all__ = ["CurlError", "Transfer"]

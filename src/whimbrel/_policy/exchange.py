@@ -180,7 +180,7 @@ def prepare(
     text = options["url"]
     params = get("params")
     if params:
-        text = url_concat(text, params)
+        text = url_concat(text, _pairs(params))
     url = parse_url(text)
     exchange = Exchange()
     exchange.url = url
@@ -256,6 +256,10 @@ def prepare(
         raise ValueError(
             f"unknown http_version {http_version!r}: use one of {', '.join(HTTP_VERSIONS)}"
         )
+    if proxy is not None and http_version in ("3", "3-only"):
+        if http_version == "3-only":
+            raise ValueError("http_version '3-only' cannot go through a proxy; use '3' or '2'")
+        http_version = "2"  # "3" is allowed to fall back, and no proxy here carries QUIC
     unix_socket = get("unix_socket")
     if unix_socket is not None:
         if not isinstance(unix_socket, str) or not unix_socket:
@@ -306,8 +310,7 @@ def _decide_body(
         ).encode()
         _default_content_type(fields, "application/json")
     elif name == "form":
-        pairs = list(value.items()) if isinstance(value, Mapping) else list(value)
-        exchange.body = urlencode(pairs, doseq=True).encode()
+        exchange.body = urlencode(_pairs(value)).encode()
         _default_content_type(fields, "application/x-www-form-urlencoded")
     elif name == "body_producer":
         if not callable(value):
@@ -331,6 +334,16 @@ def _decide_body(
             f" not {type(value).__name__}; see also json= and form="
         )
     return "bytes"
+
+
+def _pairs(arguments: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Name and value pairs; a list or tuple as value stands for several of the same name."""
+    pairs = arguments.items() if isinstance(arguments, Mapping) else arguments
+    return [
+        (name, single)
+        for name, value in pairs
+        for single in (value if isinstance(value, list | tuple) else (value,))
+    ]
 
 
 def _iterating(body: AsyncIterable[bytes] | Iterable[bytes]) -> Producer:
@@ -414,7 +427,9 @@ def _decide_auth(
     token = get("auth_token")
     if mode is not None and mode not in AUTH_MODES:
         raise ValueError(f"unknown auth_mode {mode!r}: use one of {', '.join(AUTH_MODES)}")
-    if mode is None and token is not None:
+    if token is not None:
+        if mode not in (None, "bearer") or username is not None:
+            raise ValueError("auth_token is for auth_mode 'bearer', without auth_username")
         mode = "bearer"
     for name, value in (
         ("auth_username", username),
