@@ -178,12 +178,14 @@ async def test_version_is_at_least_1_2_by_default(client: Any, certificates: Any
     await refused(client, old, ca_certs=certificates.ca_file)
 
 
-@pytest.fixture(params=["crl", "keylog", "server"])
+@pytest.fixture(params=["crl", "keylog", "certificate", "server"])
 def unmappable(request: pytest.FixtureRequest, certificates: Any, tmp_path: Any) -> ssl.SSLContext:
     """A context that libcurl cannot be made to follow."""
     context = ssl.create_default_context(cafile=certificates.ca_file)
     if request.param == "crl":
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    elif request.param == "certificate":
+        certificates.client.configure_cert(context)
     elif request.param == "keylog":
         context.keylog_filename = str(tmp_path / "keys")
     else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 import sys
 import textwrap
@@ -21,7 +22,7 @@ import pycurl
 import pytest
 
 from conftest import Baseline, StrayLogs
-from whimbrel._curl.driver import FAILED, Driver
+from whimbrel._curl.driver import FAILED, Driver, _EpollPoller
 from whimbrel.testing import localhost_context
 from whimbrel.testing.scripted import (
     Peer,
@@ -141,6 +142,11 @@ def _held(release: asyncio.Event, only: str = "/") -> Callable[[Peer], Any]:
     return handler
 
 
+def _answer_now(peer: Peer, length: int, body: bytes) -> None:
+    """Answer past the event loop, so that several answers are there when it looks next."""
+    peer._sock.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (length, body))
+
+
 def _ignore(piece: bytes) -> None:
     """Where a body goes that nobody asks for."""
 
@@ -201,7 +207,7 @@ async def test_rule_1_what_callbacks_ask_for_is_deferred(rig: Rig) -> None:
     assert len(rig.driver) == 0
 
 
-async def test_rule_1_started_and_cancelled_in_one_callback(rig: Rig) -> None:
+async def test_rule_1_started_and_cancelled_in_one_callback(rig: Rig, saboteur: Saboteur) -> None:
     """A transfer that is cancelled before libcurl ever saw it connects to nothing."""
     async with ScriptedServer(canned(ok())) as server, silent_server() as quiet:
 
@@ -211,6 +217,7 @@ async def test_rule_1_started_and_cancelled_in_one_callback(rig: Rig) -> None:
             rig.driver.cancel(easy)
 
         assert await rig.run(rig.easy(server.url(), write)) == 0
+        assert saboteur.calls["add_handle"] == 1
         assert (await rig.get(server.url()))[0] == 0
         assert not quiet.connections
     assert len(rig.driver) == 0
@@ -232,6 +239,8 @@ async def test_rule_1_closed_in_a_callback(rig: Rig) -> None:
         await quiet.connections[0].closed()
         await until(lambda: server.connections)
         await server.connections[0].closed()
+        assert easy.closed
+        assert other.closed
     with pytest.raises(RuntimeError, match="closed"):
         rig.driver.start(easy, lambda code, message: None)
 
@@ -323,15 +332,21 @@ async def test_rule_2_an_earlier_deadline_replaces_a_later_one(rig: Rig) -> None
         rig.driver.cancel(late)
 
 
-async def test_rule_2_a_later_deadline_replaces_an_earlier_one(rig: Rig) -> None:
-    """A value that is due later counts as well: the alarm that rings too early rings again."""
+async def test_rule_2_a_later_deadline_replaces_an_earlier_one(
+    rig: Rig, saboteur: Saboteur
+) -> None:
+    """A value that is due later counts as well: the alarm that rings early only rings again."""
     async with silent_server() as server:
         early = rig.easy(server.url(), _ignore, TIMEOUT_MS=100)
         rig.driver.start(early, lambda code, message: pytest.fail("cancelled"))
         begun = rig.loop.time()
         later = asyncio.ensure_future(rig.get(server.url(), TIMEOUT_MS=400))
-        await server.accepted(2)
+        await until(lambda: sum(peer.bytes_received > 0 for peer in server.connections) == 2)
         rig.driver.cancel(early)
+        await _pass(0)
+        saboteur.calls.clear()
+        await _pass(0.2)
+        assert saboteur.calls["socket_action"] == 0
         async with asyncio.timeout(5):
             assert (await later)[0] == pycurl.E_OPERATION_TIMEDOUT
         assert rig.loop.time() - begun >= 0.39
@@ -493,6 +508,61 @@ async def test_rule_3_idle_sockets_are_watched_by_the_new_epoll(
         assert len(third.connections) == 1
 
 
+@pytest.mark.parametrize("use_epoll", [True], ids=["epoll"])
+async def test_rule_3_a_socket_that_the_new_epoll_does_not_take(
+    make_rig: Callable[..., Rig], saboteur: Saboteur
+) -> None:
+    """Where only the replacement fails, the transfer on that socket fails, and is told so."""
+    rig = make_rig(max_connections=1)
+    release = asyncio.Event()
+    async with (
+        ScriptedServer(canned(ok())) as server,
+        ScriptedServer(canned(ok())) as other,
+        ScriptedServer(_held(release)) as slow,
+    ):
+        assert await rig.get(server.url()) == (0, b"ok")
+        with _held_by_another_process(rig.sockets[0]):
+            in_flight = asyncio.ensure_future(rig.get(slow.url()))
+            await slow.requested()
+            assert await rig.get(other.url()) == (0, b"ok")
+            saboteur.fail("register", fd=rig.sockets[1])
+            server.connections[0].close()
+            assert (await in_flight)[0] == FAILED
+            assert await rig.get(other.url()) == (0, b"ok")
+
+
+async def test_rule_3_an_idle_socket_is_not_watched_for_writing(
+    saboteur: Saboteur,
+) -> None:
+    """A socket that goes idle while it is watched for writing gives no event until it reads.
+
+    Where that cannot be had, its event is taken out like any other, and the next use begins anew.
+    """
+    loop = asyncio.get_running_loop()
+    idle: list[int] = []
+    ready: list[tuple[int, int]] = []
+    poller = _EpollPoller(
+        loop, lambda fd, mask: ready.append((fd, mask)), idle.extend, lambda fd: None
+    )
+    here, there = socket.socketpair()
+    with here, there:
+        poller.watch(here.fileno(), pycurl.POLL_OUT)
+        poller.idle(here.fileno())
+        await _pass(0.05)
+        assert idle == []
+        there.send(b"stray")
+        await until(lambda: idle)
+        assert idle == [here.fileno()]
+
+        poller.watch(here.fileno(), pycurl.POLL_OUT)
+        saboteur.fail("modify")
+        poller.idle(here.fileno())
+        poller.watch(here.fileno(), pycurl.POLL_IN)
+        await until(lambda: ready)
+        assert ready[0] == (here.fileno(), pycurl.CSELECT_IN)
+        poller.close()
+
+
 # -- rule 4: callbacks during close
 
 
@@ -572,6 +642,27 @@ async def test_rule_5_the_next_one_starts_from_within(rig: Rig, saboteur: Sabote
         assert await following[0] == 0
 
 
+async def test_rule_5_what_was_cancelled_in_a_callback_is_closed(
+    rig: Rig, saboteur: Saboteur
+) -> None:
+    """A failure between a cancellation in a callback and its deferred removal leaves no handle."""
+    async with ScriptedServer(lambda peer: peer.closed()) as server:
+        victim = rig.easy(server.url(), _ignore)
+        rig.driver.start(victim, lambda code, message: pytest.fail("it was cancelled"))
+        await server.accepted(1)
+
+        def write(piece: bytes) -> None:
+            rig.driver.cancel(victim)
+            saboteur.fail("socket_action")
+
+        transfers = [rig.run(rig.easy(server.url(), write)) for _ in range(2)]
+        await until(lambda: sum(peer.bytes_received > 0 for peer in server.connections) == 3)
+        for peer in server.connections:
+            _answer_now(peer, 9, b"first")
+        assert await asyncio.gather(*transfers) == [FAILED] * 2
+        assert victim.closed
+
+
 # -- rule 6: no heartbeat, and no wake-up that is lost
 
 
@@ -608,8 +699,8 @@ async def test_rule_6_finished_while_another_was_cancelled(rig: Rig) -> None:
         await server.accepted(3)
         await until(lambda: all(peer.bytes_received for peer in server.connections))
         # Both answers are there when the loop looks next. The first does not end its transfer.
-        server.connections[1]._sock.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfirst")
-        server.connections[2]._sock.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        _answer_now(server.connections[1], 9, b"first")
+        _answer_now(server.connections[2], 2, b"ok")
         async with asyncio.timeout(5):
             assert await other == 0
         assert not canceller.done()

@@ -35,6 +35,8 @@ async def _serve(peer: Peer) -> None:
         elif target == "/close":
             await peer.send(ok(b"/close", "Connection: close"))
             return
+        elif target == "/silence":
+            return await peer.closed()
         else:
             await peer.send(ok(target.encode() + request.body))
 
@@ -100,6 +102,20 @@ async def _concurrent(client: Any, server: ScriptedServer) -> None:
             raise outcome
 
 
+async def _cancelled(client: Any, server: ScriptedServer) -> None:
+    """A fetch that waits for its answer, and one of which nothing has happened yet."""
+    asked = len(server.requests)
+    waiting = client.fetch(server.url("/silence"), request_timeout=DEADLINE)
+    asking = asyncio.ensure_future(server.requested(asked + 1))
+    await asyncio.wait([waiting, asking], return_when=asyncio.FIRST_COMPLETED)
+    asking.cancel()
+    begun = client.fetch(server.url("/silence"), request_timeout=DEADLINE)
+    begun.cancel()
+    if waiting.done():
+        await waiting
+    waiting.cancel()
+
+
 SCENARIOS: dict[str, Scenario] = {
     "plain": _plain,
     "redirect": _redirected,
@@ -107,6 +123,7 @@ SCENARIOS: dict[str, Scenario] = {
     "post": _posted,
     "upload": _uploaded,
     "concurrent": _concurrent,
+    "cancelled": _cancelled,
 }
 
 # "unregister" and "epoll" belong to the one way, "add_writer" to the other.

@@ -11,6 +11,8 @@ import page_runner
 import pytest
 from pages import DOCS, ROOT, all_pages, anchors, blocks, links, page_name, prose
 
+from backends import KNOWN_DIFFERENCES
+
 RUNNABLE = [
     page
     for page in all_pages()
@@ -135,3 +137,11 @@ def test_options_table_check_notices(tmp_path: Path) -> None:
     assert "out of date" in check.stderr
     subprocess.run(command, check=True)
     assert page.read_text() == original
+
+
+def test_the_table_of_known_differences() -> None:
+    """docs/differences.md has a row for each known difference of a backend, in the same words."""
+    text = (DOCS / "differences.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    for difference in KNOWN_DIFFERENCES:
+        assert f"| {difference.name} | {difference.reason} |" in rows

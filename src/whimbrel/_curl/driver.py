@@ -450,7 +450,7 @@ class _EpollPoller:
 
     def idle(self, fd: int) -> None:
         self._watched.discard(fd)
-        if self._masks.get(fd) != _IN and fd in self._masks:
+        if self._masks.get(fd, _IN) != _IN:
             # Writable for ever: an idle connection is watched for reading alone.
             assert self._epoll is not None
             try:

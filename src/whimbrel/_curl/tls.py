@@ -6,6 +6,7 @@ What cannot be expressed is refused: a setting that is silently dropped is a hol
 from __future__ import annotations
 
 import ssl
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,6 +122,11 @@ def _default_ciphers() -> list[str]:
 def _refuse_unmappable(context: ssl.SSLContext, field: str) -> None:
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
         raise ValueError(f"{field} is a server's SSLContext: use PROTOCOL_TLS_CLIENT")
+    if _holds_a_certificate(context):
+        raise ValueError(
+            f"{field}: the client certificate loaded into the SSLContext cannot be handed to"
+            " libcurl; pass client_cert and client_key, or a dict with certfile and keyfile"
+        )
     if context.keylog_filename:
         raise ValueError(
             f"{field}: keylog_filename cannot be mapped onto libcurl; set the environment"
@@ -137,6 +143,29 @@ def _refuse_unmappable(context: ssl.SSLContext, field: str) -> None:
     options = int(context.options) & 0xFFFFFFFF & ~int(_HARMLESS)
     if options:
         raise ValueError(f"{field}: options {ssl.Options(options)!r} cannot be mapped onto libcurl")
+
+
+def _holds_a_certificate(context: ssl.SSLContext) -> bool:
+    """Whether load_cert_chain() was called.
+
+    Python has no question for it, OpenSSL has: SSL_CTX_get0_certificate. CPython keeps the
+    SSL_CTX pointer as the first member of the object, behind the header that every object has.
+    Where that cannot be asked, the answer is no, and the handshake tells.
+    """
+    if sys.implementation.name != "cpython":
+        return False
+    try:
+        import _ssl
+        import ctypes
+
+        library = ctypes.CDLL(_ssl.__file__)
+        ask = library.SSL_CTX_get0_certificate
+    except (ImportError, OSError, AttributeError):
+        return False
+    ask.restype = ctypes.c_void_p
+    ask.argtypes = [ctypes.c_void_p]
+    pointer = ctypes.c_void_p.from_address(id(context) + object.__basicsize__)
+    return bool(pointer.value and ask(pointer.value))
 
 
 def _versions(context: ssl.SSLContext, field: str) -> int:
