@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from whimbrel._curl import capabilities
 from whimbrel._curl.capabilities import CapabilityError
 from whimbrel._curl.driver import Driver
 from whimbrel._curl.errors import CurlError
@@ -41,10 +42,10 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         # is not the answer to any request (DESIGN: libcurl itself looks only after a second).
         self._tainted: set[tuple[str, int]] = set()
         self._versions: dict[tuple[str, int], str] = {}
-        self._watch_idle = True
         _clients.add(self)
 
     def open_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        capabilities.check()
         self._driver_loop = loop
         self._driver = Driver(
             loop,
@@ -71,8 +72,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
             return
         super().close()
         if self._loop is not None:
-            if self._loop.is_closed() or self._busy:
-                self._busy.clear()
+            self._busy.clear()
             self._driver.close()
         for transfer in self._idle:
             transfer.easy.close()
@@ -112,9 +112,15 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
             return  # libcurl closed it in the meantime
         # HTTP/2 and 3 talk on idle connections; libcurl listens there itself.
         if self._versions.get(local) in ("1.0", "1.1"):
-            if len(self._tainted) >= _REMEMBERED:
-                self._tainted.clear()
-            self._tainted.add(local)
+            self._taint(local)
+
+    def _taint(self, local: tuple[str, int]) -> None:
+        """Use the connection with this local end no more."""
+        if not local[1]:
+            return  # a Unix socket; those are never reused
+        if len(self._tainted) >= _REMEMBERED:
+            self._tainted.clear()
+        self._tainted.add(local)
 
     def _after_fork(self) -> None:
         if self._loop is not None:

@@ -46,9 +46,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from whimbrel._loops import PrivateLoop, current_loop, fork_count
 from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
+from whimbrel._policy.decoding import is_decodable
 from whimbrel._policy.environment import EnvironmentProxies
-from whimbrel._policy.exchange import Exchange, byte_limit, headers_without, prepare
+from whimbrel._policy.exchange import Exchange, byte_limit, prepare
 from whimbrel._policy.gate import Gate
+from whimbrel._policy.options import merge_options
 from whimbrel._policy.redirects import REDIRECT_CODES, follow_up, is_redirect
 from whimbrel._policy.resolving import AddressBook, Resolver
 from whimbrel._policy.timeouts import queue_limit
@@ -444,7 +446,7 @@ class HTTPRequest:
         self.__dict__["body"] = value.encode() if isinstance(value, str) else value
 
     def __repr__(self) -> str:
-        url = redact(self.url) if isinstance(self.url, str) else self.url
+        url = redact(self.url) if isinstance(self.url, str) else type(self.url)
         return f"{type(self).__name__}({self.method!r}, {url!r})"
 
 
@@ -681,18 +683,28 @@ class _StreamReader:
         await self._chunks.changed(lambda: self._response is not None)
         response = self._response
         assert response is not None
-        code = response.code
-        if code < 200 or code >= 300:
-            error = HTTPError(code, response.reason, response)
-            response.error = error
-            if self._raise_error:
-                raise error
+        error = _status_error(response)
+        if error is not None and self._raise_error:
+            raise error
         return response
 
     def leave(self) -> None:
         """Abort the transfer if it still runs."""
         self._chunks.abandon()
         self._fetch.cancel()
+
+
+def _status_error(response: HTTPResponse) -> HTTPError | None:
+    """Set and return the error of a response whose status is not 2xx."""
+    code = response.code
+    if 200 <= code < 300:
+        return None
+    response.error = error = HTTPError(code, response.reason, response)
+    error.proxy = response.proxy
+    if code == 407 and response.proxy is not None:
+        error.stage = "proxy-auth"
+        error.proxy_code = code
+    return error
 
 
 def _check_max_redirects(value: Any) -> None:
@@ -795,10 +807,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             return
         try:
             # Everything the caller gave is read here, once: `request` may change afterwards.
-            self._options = options = {**client._merged_defaults, **request.__dict__}
-            if "user_agent" in request.__dict__ and options.get("headers"):
-                # The request's own parameter wins over its header, a header over the defaults.
-                options["headers"] = headers_without(options["headers"], frozenset(("user-agent",)))
+            self._options = options = merge_options(client._merged_defaults, request.__dict__)
             exchange = self._prepare(options)
             _check_max_redirects(options["max_redirects"])
             queue_timeout = queue_limit(
@@ -855,7 +864,9 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                 remaining = self._deadline - loop.time()
                 if remaining <= 0:
                     raise HTTPTimeoutError(
-                        "Timeout during request", stage="connect", retryable=True
+                        "Timeout during request",
+                        stage="connect" if self._history else "queue",
+                        retryable=True,
                     )
                 exchange.request_timeout = remaining
             profile = exchange.profile
@@ -869,17 +880,29 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                     loop, exchange, self._launch_resolved, self._unresolved
                 )
             else:
-                self._abort = client.fetch_impl(exchange, self._received)
-        except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the awaiter)
+                self._begin_exchange(exchange)
+        except BaseException as error:  # noqa: BLE001 (prepare_curl_callback may raise any)
             # Later: the slot that a failure frees starts the next in the queue, and a row of
             # failures must not become a deep recursion.
             handle = loop.call_soon(self._fail, error)
             self._abort = handle.cancel
 
-    def _launch_resolved(self, exchange: Exchange) -> None:
+    def _begin_exchange(self, exchange: Exchange) -> None:
+        abort = self._client.fetch_impl(exchange, self._received)
+        if self.done():
+            abort()  # cancelled by prepare_curl_callback
+        else:
+            self._abort = abort
+
+    def _launch_resolved(self, exchange: Exchange, spent: float) -> None:
+        """The client's own resolver took `spent` seconds of the time-outs."""
         try:
-            self._abort = self._client.fetch_impl(exchange, self._received)
-        except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the awaiter)
+            for name in ("request_timeout", "connect_timeout"):
+                limit = getattr(exchange, name)
+                if limit:
+                    setattr(exchange, name, max(limit - spent, 0.001))
+            self._begin_exchange(exchange)
+        except BaseException as error:  # noqa: BLE001 (prepare_curl_callback may raise any)
             self._fail(error)
 
     def _unresolved(self, error: BaseException) -> None:
@@ -924,16 +947,25 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         if header_callback is not None:
             for line in lines:
                 header_callback(line.decode("latin-1"))
+                if self.done():
+                    return False  # cancelled by the callback
         if self._sink is not None:
             exchange = self._exchange
             assert exchange is not None
+            profile = exchange.profile
+            headers = HTTPHeaders.from_lines(lines[1:])
+            self._keep_cookies(exchange.url.href, headers)
+            proxy = profile.proxy
             self._sink.on_head(
                 HTTPResponse.received(
                     {
                         "request": self._request,
                         "code": code,
+                        "proxy": None if proxy is None else proxy.url,
                         "_lines": lines,
-                        "_decoded": exchange.profile.decompress,
+                        "_decoded": profile.decompress
+                        and profile.method != "HEAD"
+                        and is_decodable(headers.get("Content-Encoding", "")),
                         "effective_url": exchange.url.href,
                         "http_version": version,
                         "start_time": self._wall,
@@ -945,17 +977,19 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             )
         return True
 
+    def _keep_cookies(self, url: str, headers: HTTPHeaders) -> None:
+        jar = self._client._jar
+        if jar is not None:
+            store_cookies(jar, url, headers.get_list("Set-Cookie"))
+
     def _received(self, response: HTTPResponse) -> None:
         """The backend is done with one exchange."""
         self._abort = None
         if response.error is not None:
             self._fail(response.error)
             return
-        client = self._client
-        if client._jar is not None:
-            store_cookies(
-                client._jar, response.effective_url, response.headers.get_list("Set-Cookie")
-            )
+        if self._client._jar is not None:
+            self._keep_cookies(response.effective_url, response.headers)
         code = response.code
         if 300 <= code < 400:
             location = self._location(code, response.headers)
@@ -995,35 +1029,28 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             response.redirect_time = response.request_time - (
                 response._times[-1] if response._times else 0.0
             )
-        error: HTTPError | None = None
-        code = response.code
-        if code < 200 or code >= 300:
-            error = HTTPError(code, response.reason, response)
-            if code == 407 and response.proxy is not None:
-                error.stage = "proxy-auth"
-                error.proxy_code = code
-            error.proxy = response.proxy
-            response.error = error
+        error = _status_error(response)
         if self._sink is not None:
             self._sink.on_end(response)
+        if not self.done():
+            if self._notify is not None:
+                self.get_loop().call_soon(self._notify, response)
+                self.set_result(response)
+            elif error is not None and self._raises:
+                self.set_exception(error)
+            else:
+                self.set_result(response)
         self._release()
-        if self.done():
-            return
-        if self._notify is not None:
-            self.get_loop().call_soon(self._notify, response)
-            self.set_result(response)
-        elif error is not None and self._raises:
-            self.set_exception(error)
-        else:
-            self.set_result(response)
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, HTTPError) and error.proxy is None and self._exchange is not None:
             proxy = self._exchange.profile.proxy
             error.proxy = None if proxy is None else proxy.url
+        if not self.done():
+            self._set_failure(error)
         self._release()
-        if self.done():
-            return
+
+    def _set_failure(self, error: BaseException) -> None:
         if self._notify is not None:
             assert self._request is not None
             response = HTTPResponse(
@@ -1207,8 +1234,10 @@ class AsyncHTTPClient(Configurable):
     def _plain_exchange(self, request: HTTPRequest) -> Exchange | None:
         """An Exchange for a request that gives nothing but a URL and a method, or None."""
         given = request.__dict__
+        if not _is_plain(given) or type(given["method"]) is not str:
+            return None
         plain = self._plain.get(given["method"])
-        if plain is None or not _is_plain(given) or self._plain_defaults != self.defaults:
+        if plain is None or self._plain_defaults != self.defaults:
             return None
         try:
             url = parse_url(given["url"])
@@ -1233,7 +1262,8 @@ class AsyncHTTPClient(Configurable):
             if self._plain_defaults != self.defaults:
                 self._plain_defaults = dict(self.defaults)
                 self._plain.clear()
-            self._plain[exchange.profile.method] = exchange
+            # A copy: what remains of this fetch's own deadline will be written into `exchange`.
+            self._plain[exchange.profile.method] = exchange.to(exchange.url)
 
     def _cookies_for(self, url: URL) -> str | None:
         assert self._jar is not None
@@ -1310,10 +1340,9 @@ class AsyncHTTPClient(Configurable):
             fetch = _Fetch(self, loop, None, callback, raise_error)
             try:
                 fetch._request = HTTPRequest(request, **kwargs)
-            except TypeError as error:
-                if callback is not None:
-                    raise
-                fetch.set_exception(error)
+            except (TypeError, ValueError) as error:
+                fetch._request = HTTPRequest(request)
+                fetch._fail(error)
                 return fetch
         self._fetches.add(fetch)
         fetch.begin()

@@ -101,7 +101,7 @@ async def test_a_failure_ends_it(origin: OriginServer) -> None:
         (["--proxy_port", "x"], "--proxy_port needs a value"),
         (["--proxy_port=x", "x"], "--proxy_port needs a number"),
         (["--proxy_host=h", "http://x/"], "proxy_host needs proxy_port too"),
-        (["--", "--print_headers"], "url '--print_headers' is not absolute"),
+        (["--", "--print_headers"], "url is not an absolute URL"),
     ],
 )
 async def test_bad_usage(arguments: list[str], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from functools import lru_cache
 
@@ -27,6 +28,27 @@ def version() -> tuple[int, int, int]:
 def describe() -> str:
     """``libcurl 8.23.0 (OpenSSL/3.6.5 …)``, for messages."""
     return str(pycurl.version).partition(" ")[2] or str(pycurl.version)
+
+
+@lru_cache(maxsize=1)
+def check() -> None:
+    """Raise CapabilityError for a libcurl that is too old, log a warning for an unsafe one."""
+    found = version()
+    if found < MINIMUM:
+        raise CapabilityError(
+            f"whimbrel needs libcurl {_dotted(MINIMUM)} or newer; pycurl runs on {describe()}"
+        )
+    if found < RECOMMENDED:
+        logging.getLogger("whimbrel").warning(
+            "%s may reuse a tunnel that other proxy credentials made (CVE-2026-3784); libcurl %s"
+            " or newer does not",
+            describe(),
+            _dotted(RECOMMENDED),
+        )
+
+
+def _dotted(number: tuple[int, int, int]) -> str:
+    return ".".join(map(str, number))
 
 
 def option(name: str, since: str, *, feature: str | None = None) -> int:

@@ -212,7 +212,7 @@ class Driver:
         except pycurl.error as error:
             self._inside = False
             if not self._closed:
-                self._rebuild(error)
+                self._rebuild(f"libcurl's multi handle failed: {error}")
             return False
         finally:
             self._inside = False
@@ -258,7 +258,7 @@ class Driver:
                 {"message": "the end of a transfer was not handled", "exception": error}
             )
 
-    def _rebuild(self, error: pycurl.error) -> None:
+    def _rebuild(self, message: str) -> None:
         """Replace a multi that failed; its transfers fail with it, the next one works."""
         old, attached = self._multi, self._attached
         failed = [(easy, self._transfers.pop(easy, None)) for easy in attached]
@@ -272,7 +272,7 @@ class Driver:
             if done is None:
                 easy.close()  # cancelled in a callback
             else:
-                self._tell(done, FAILED, f"libcurl's multi handle failed: {error}")
+                self._tell(done, FAILED, message)
 
     def _after(self) -> None:
         """Do what callbacks asked for while libcurl was running."""
@@ -362,6 +362,10 @@ class Driver:
         if self._closed:
             return
         message = "the event loop cannot watch a socket: out of file descriptors?"
+        if any(fd not in self._openers for fd in broken):
+            # Not of a transfer but libcurl's own, such as the one its resolver threads write to.
+            self._rebuild(message)
+            return
         for fd in broken:
             for easy in self._users_of(fd):
                 self._finish(easy, FAILED, message)
@@ -379,13 +383,8 @@ class Driver:
             except pycurl.error:
                 sockets[easy] = -1
         users = [easy for easy, socket in sockets.items() if socket == fd]
-        if not users:
-            opener = self._openers.get(fd)
-            if opener is not None:
-                users = [opener[0]] if sockets.get(opener[0]) == -1 else []
-            else:
-                users = [easy for easy, socket in sockets.items() if socket == -1]
-        return users
+        opener, _ = self._openers[fd]
+        return users or ([opener] if sockets.get(opener) == -1 else [])
 
     def _drop_timers(self) -> None:
         if self._alarm is not None:

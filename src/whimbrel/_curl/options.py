@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -31,6 +32,9 @@ class Plan(NamedTuple):
     Negotiate leave a state in the handle that belongs to one origin."""
     tunnel: bool
     """Whether a proxy answers CONNECT before the request is sent."""
+
+    def __repr__(self) -> str:
+        return f"Plan({len(self.options)} options)"  # passwords among them
 
 
 def milliseconds(seconds: float) -> int:
@@ -74,13 +78,13 @@ def http_version(value: str) -> int:
     return capabilities.option(name, since, feature=f"http_version {value!r}")
 
 
-def interface(value: str) -> str:
+def interface(value: str) -> bytes:
     """An address or a name, marked as such: libcurl guesses wrong for IPv6 without the mark."""
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        return f"if!{value}"
-    return f"host!{value}"
+        return f"if!{value}".encode()
+    return f"host!{value}".encode()
 
 
 class Simple(NamedTuple):
@@ -94,7 +98,7 @@ class Simple(NamedTuple):
 SIMPLE: dict[str, Simple] = {
     "network_interface": Simple("INTERFACE", "7.24.0", interface),
     "http_version": Simple("HTTP_VERSION", "7.9.1", http_version),
-    "unix_socket": Simple("UNIX_SOCKET_PATH", "7.40.0"),
+    "unix_socket": Simple("UNIX_SOCKET_PATH", "7.40.0", os.fsencode),
     "allow_ipv6": Simple(
         "IPRESOLVE",
         "7.10.8",
@@ -182,7 +186,10 @@ def tls(profile: Profile) -> Iterator[Pair]:
         yield from tls_options(profile.proxy_tls, "PROXY_")
 
 
-def multiplexing(profile: Profile) -> Iterator[Pair]:
+def reuse(profile: Profile) -> Iterator[Pair]:
+    if profile.unix_socket is not None:
+        # Its ends have no addresses, by which a connection that must not be used again is known.
+        yield pycurl.FORBID_REUSE, 1
     if profile.http_version not in (None, "1.1"):
         # Wait for the first connection to tell whether it takes more streams.
         yield pycurl.PIPEWAIT, 1
@@ -194,7 +201,7 @@ GROUPS: tuple[Callable[[Profile], Iterator[Pair]], ...] = (
     auth,
     proxy,
     tls,
-    multiplexing,
+    reuse,
 )
 
 
@@ -264,6 +271,6 @@ FIELDS: dict[str, str] = {
     "queue_timeout": f"none: {_PIPELINE}",
     "stall_timeout": "none: the transfer watches; LOW_SPEED_TIME counts in whole seconds",
     "max_body_size": "none: counted in WRITEFUNCTION, decoded",
-    "unix_socket": "UNIX_SOCKET_PATH",
+    "unix_socket": "UNIX_SOCKET_PATH, FORBID_REUSE",
 }
 """Every parameter of HTTPRequest, and the libcurl options it becomes."""

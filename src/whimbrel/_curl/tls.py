@@ -13,7 +13,7 @@ from typing import Any
 import pycurl
 
 from whimbrel._curl import capabilities
-from whimbrel._policy.exchange import TLS
+from whimbrel._policy.tls import TLS
 
 Pair = tuple[int, Any]
 
@@ -97,26 +97,35 @@ def _context_options(context: ssl.SSLContext, prefix: str) -> Iterator[Pair]:
     _refuse_unmappable(context, field)
     if context.verify_mode != ssl.CERT_NONE:
         certificates = context.get_ca_certs(binary_form=True)
+        stored = context.cert_store_stats()
+        if stored["x509"] > stored["x509_ca"]:
+            raise ValueError(
+                f"{field}: the context trusts a certificate that is no CA's, which Python does not"
+                " give out again; pass it as ca_certs"
+            )
         if certificates:
             pem = "".join(map(ssl.DER_cert_to_PEM_cert, certificates))
             yield _option(prefix, "CAINFO_BLOB", "7.77.0"), pem.encode()
+        elif ssl.create_default_context().cert_store_stats()["x509_ca"]:
+            raise ValueError(
+                f"{field}: the context trusts no certificate that Python would give out; load"
+                " CA certificates from a file, or pass ca_certs"
+            )
         else:
             # Default locations that are directories are read on demand, and show no
-            # certificates here: the system's set it is.
+            # certificates even in Python's own default context: the system's set it is.
             yield from _system_trust(prefix)
     yield _option(prefix, "SSLVERSION"), _versions(context, field)
     names = [cipher["name"] for cipher in context.get_ciphers()]
-    if names != _default_ciphers():
+    plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    level = context.security_level
+    if level != plain.security_level or names != [c["name"] for c in plain.get_ciphers()]:
         older = [name for name in names if not name.startswith("TLS_")]
         newer = [name for name in names if name.startswith("TLS_")]
         if older:
-            yield _option(prefix, "SSL_CIPHER_LIST"), ":".join(older)
+            yield _option(prefix, "SSL_CIPHER_LIST"), ":".join((*older, f"@SECLEVEL={level}"))
         if newer:
             yield _option(prefix, "TLS13_CIPHERS", "7.61.0"), ":".join(newer)
-
-
-def _default_ciphers() -> list[str]:
-    return [cipher["name"] for cipher in ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).get_ciphers()]
 
 
 def _refuse_unmappable(context: ssl.SSLContext, field: str) -> None:

@@ -76,6 +76,7 @@ class Transfer:
         "_early",
         "_error",
         "_exchange",
+        "_fresh",
         "_head_bytes",
         "_head_done",
         "_head_pending",
@@ -144,7 +145,7 @@ class Transfer:
         self._resends = 0
         self._rounds = 0
         self._seen = 0
-        self._stale = False
+        self._stale = self._fresh = False
         self._stall: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
         self._upload: Upload | None = None
@@ -249,9 +250,12 @@ class Transfer:
         self._local = address = (local, local_port)
         self._remote = (remote, remote_port)
         if requests == 1:
-            if self._owner._tainted and address in self._owner._tainted:
-                self._stale = True
-                return _ABORT
+            tainted = self._owner._tainted
+            if tainted and address in tainted:
+                if not self._fresh:
+                    self._stale = True
+                    return _ABORT
+                tainted.discard(address)  # a new connection that got the port of an old one
             self._seen = len(self._lines)
             return 0
         exchange = self._exchange
@@ -407,12 +411,12 @@ class Transfer:
         self._begun = True
         exchange = self._exchange
         assert exchange is not None
-        if self._watching:
-            del self._lines[: self._block]
-        else:
-            self._drop_earlier_blocks()
+        lines = self._lines
+        # One block, nearly always: it begins with the status line and ends with the blank one.
+        if self._block or lines.count(b"\r\n") != 1:
+            lines[:] = self._final_block() or lines
         self._block = 0
-        self._check_head(self._lines)
+        self._check_head(lines)
         # A copy is cheap, and trailers are to stay out of the headers.
         self._lines.append(b"")
         self._block = len(self._lines) - 1
@@ -616,12 +620,18 @@ class Transfer:
 
     def _begin_afresh(self) -> None:
         """The connection that libcurl chose is not to be trusted: take a new one."""
+        exchange = self._exchange
+        assert exchange is not None
         self._stale = False
+        self._fresh = True
         self._requests = 0
         self._dirty = True
         self._lines.clear()
         try:
             self.easy.setopt(pycurl.FRESH_CONNECT, 1)
+            if exchange.request_timeout:
+                rest = exchange.request_timeout - self.easy.getinfo(pycurl.TOTAL_TIME)
+                self.easy.setopt(pycurl.TIMEOUT_MS, milliseconds(max(rest, 0.001)))
             self._owner._driver.start(self.easy, self._done)
         except (pycurl.error, RuntimeError) as error:
             self._complete(FAILED, str(error))
@@ -633,7 +643,7 @@ class Transfer:
             response = self._failure(error)
         if not code and response.error is not None and self._local is not None:
             # libcurl saw a success and keeps the connection; we know better.
-            self._owner._tainted.add(self._local)
+            self._owner._taint(self._local)
         callback = self._callback
         assert callback is not None
         self._callback = None
@@ -645,7 +655,8 @@ class Transfer:
         exchange = self._exchange
         assert exchange is not None
         if len(exchange.body) > 65536:
-            self._dirty = True  # the handle holds on to it
+            self.easy.reset()  # or the idle handle would hold on to it
+            self._dirty = True
         # A handle that served a caller's own options, or that failed, is not worth a risk.
         keep = exchange.prepare_curl_callback is None and (
             not code or code == pycurl.E_OPERATION_TIMEDOUT
@@ -686,42 +697,44 @@ class Transfer:
         """Check the header block of a response that brought no body."""
         exchange = self._exchange
         assert exchange is not None
-        if not self._lines or self._lines[-1] not in (b"\r\n", b"\n"):
+        lines = self._final_block()
+        if lines is None:
             # libcurl calls it a success when the connection ends inside the header block.
             raise _closed(
                 f"{exchange.url.netloc} closed the connection within the header block",
                 exchange.profile.method in IDEMPOTENT_METHODS,
             )
-        if self._watching:
-            del self._lines[: self._block]
-        else:
-            self._drop_earlier_blocks()
-        self._block = len(self._lines)
-        self._check_head(self._lines)
+        self._lines[:] = lines
+        self._block = len(lines)
+        self._check_head(lines)
         self._decoder = None
-        if _status_of(self._lines) == 204:
-            length = HTTPHeaders.from_lines(self._lines[1:]).get("Content-Length", "0")
+        if _status_of(lines) == 204:
+            length = HTTPHeaders.from_lines(lines[1:]).get("Content-Length", "0")
             if length.strip("0"):
                 raise _garbled(exchange, f"204 with Content-Length {length}")
         if exchange.on_head is not None and not self._head_done:
             self._block = 0
             self._deliver_head()
-            self._block = len(self._lines)
+            self._block = len(lines)
 
-    def _drop_earlier_blocks(self) -> None:
-        """Keep only the last header block; those before it were interim, or challenges."""
+    def _final_block(self) -> list[bytes] | None:
+        """The last header block, without trailers behind it; None if it has no end."""
         lines = self._lines
-        if lines.count(b"\r\n") + lines.count(b"\n") > 1:
-            ends = [i for i, line in enumerate(lines) if line in (b"\r\n", b"\n")]
-            starts = [0] + [i + 1 for i in ends[:-1] if lines[i + 1].startswith(b"HTTP/")]
-            interim = sum(1 for start in starts if lines[start].split(b" ", 2)[1][:1] == b"1")
-            if interim > MAX_INTERIM:
-                self._error = CurlProtocolError(
+        ends = [index for index, line in enumerate(lines) if line in (b"\r\n", b"\n")]
+        if self._watching:
+            start = self._block  # moved on with each block that was not the last
+        else:
+            # Blocks before the last were interim, or challenges. What follows a block without a
+            # status line of its own is a trailer.
+            starts = [0]
+            starts += [i + 1 for i in ends if lines[i + 1 : i + 2] and _is_status(lines[i + 1])]
+            start = starts[-1]
+            if sum(lines[i].split(b" ", 2)[1][:1] == b"1" for i in starts[:-1]) > MAX_INTERIM:
+                raise CurlProtocolError(
                     f"more than {MAX_INTERIM} interim responses", stage="response"
                 )
-            # What follows the last block without a status line of its own are trailers.
-            del lines[: starts[-1]]
-            del lines[lines.index(b"\r\n" if b"\r\n" in lines else b"\n") + 1 :]
+        end = next((index for index in ends if index >= start), None)
+        return None if end is None else lines[start : end + 1]
 
     def _response(self) -> HTTPResponse:
         exchange = self._exchange
@@ -764,7 +777,7 @@ class Transfer:
                 fields["proxy_headers"] = HTTPHeaders.from_lines(self._proxy_lines[1:])
             elif fields["code"] == 407:
                 fields["proxy_code"] = 407
-        if owner._watch_idle and self._local is not None:
+        if self._local is not None:
             owner._remember_connection(self._local, fields["http_version"])
         return HTTPResponse.received(fields)
 
@@ -855,6 +868,10 @@ def _info(easy: pycurl.Curl, number: int) -> int:
 
 def _ignore(chunk: bytes) -> None:
     """Where the body of a redirect goes."""
+
+
+def _is_status(line: bytes) -> bool:
+    return line.startswith(b"HTTP/") and len(line.split(b" ", 2)) > 1
 
 
 def _status_of(lines: list[bytes]) -> int:

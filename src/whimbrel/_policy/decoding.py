@@ -218,6 +218,14 @@ def accept_encoding() -> str:
     return "gzip, deflate, br" if _brotli() is not None else "gzip, deflate"
 
 
+def is_decodable(content_encoding: str) -> bool:
+    """Whether :func:`decoder_for` would give a decoder, rather than pass the body through."""
+    try:
+        return decoder_for(content_encoding) is not None
+    except DecodingError:
+        return False
+
+
 def decoder_for(content_encoding: str) -> ContentDecoder | None:
     """Return a decoder for a body, given the value of its ``Content-Encoding``.
 

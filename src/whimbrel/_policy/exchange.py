@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json as jsonlib
-import os
 import re
-import ssl
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -24,9 +22,10 @@ from whimbrel._policy.fields import (
     check_value,
     default_fields,
 )
-from whimbrel._policy.proxies import Proxy, parse_proxy_url, proxy_from_host
+from whimbrel._policy.proxies import Proxy, decide_proxy
 from whimbrel._policy.timeouts import seconds
-from whimbrel._policy.urls import URL, parse_url, refuse_control_bytes
+from whimbrel._policy.tls import DEFAULT_TLS, TLS, decide_tls, refuse_control_bytes_in_files
+from whimbrel._policy.urls import URL, check_text, parse_url, refuse_control_bytes
 from whimbrel.httputil import HTTPHeaders, format_timestamp, url_concat
 
 Producer = Callable[[Callable[[bytes], Awaitable[None]]], Any]
@@ -49,23 +48,6 @@ class Auth(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Auth({self.mode!r})"
-
-
-class TLS(NamedTuple):
-    """How one TLS hop is verified and what it presents."""
-
-    validate: bool = True
-    ca_certs: str | bytes | None = None
-    client_cert: str | None = None
-    client_key: str | None = None
-    ciphers: str | None = None
-    check_hostname: bool = True
-    context: ssl.SSLContext | None = None
-    context_state: tuple[Any, ...] = ()
-    """What of `context` may have changed since it was last looked at."""
-
-
-DEFAULT_TLS = TLS()
 
 
 class Profile(NamedTuple):
@@ -91,6 +73,10 @@ class Profile(NamedTuple):
     max_body_size: int
     decompress: bool
     unix_socket: str | None
+
+    def __repr__(self) -> str:
+        # Never the fields, the credentials or the files.
+        return f"Profile({self.method!r}, {self.scheme!r}, proxy={self.proxy!r})"
 
 
 class Exchange:
@@ -177,7 +163,9 @@ def prepare(
     Raises ValueError naming the parameter, or KeyError for an unknown method.
     """
     get = options.get
-    text = options["url"]
+    text = get("url")
+    if not isinstance(text, str):
+        raise ValueError(f"url must be a str, not {type(text).__name__}")
     params = get("params")
     if params:
         text = url_concat(text, _pairs(params))
@@ -218,6 +206,8 @@ def prepare(
         )
     decompress = bool(get("decompress_response", True))
     user_agent = options["user_agent"]
+    if not isinstance(user_agent, str | bytes):
+        raise ValueError(f"user_agent must be a str or bytes, not {type(user_agent).__name__}")
     expect = bool(get("expect_100_continue", False))
     auth = None
     if (
@@ -241,7 +231,7 @@ def prepare(
             fields.append(("Accept-Encoding", accept_encoding()))
         if method == "POST" and body_kind != "none" and not empty and "content-type" not in names:
             fields.append(("Content-Type", "application/x-www-form-urlencoded"))
-    proxy = _decide_proxy(options, url, fields, environment)
+    proxy = decide_proxy(options, url, fields, environment)
     if cookies is not None:
         _add_cookies(fields, cookies(url), user_agent, decompress)
     interface = get("network_interface")
@@ -265,10 +255,13 @@ def prepare(
         if not isinstance(unix_socket, str) or not unix_socket:
             raise ValueError(f"unix_socket must be a path, not {unix_socket!r}")
         refuse_control_bytes("unix_socket", unix_socket)
+        if get("proxy") or get("proxy_host"):
+            raise ValueError("only one of unix_socket and a proxy may be given")
         proxy = None
+    refuse_control_bytes_in_files(options)
     tls = proxy_tls = DEFAULT_TLS
     if url.scheme == "https" or (proxy is not None and proxy.scheme == "https"):
-        tls, proxy_tls = _decide_tls(options)
+        tls, proxy_tls = decide_tls(options)
     exchange.profile = Profile(
         url.scheme,
         method,
@@ -437,20 +430,19 @@ def _decide_auth(
         ("auth_token", token),
     ):
         if value is not None:
-            if not isinstance(value, str):
-                raise ValueError(f"{name} must be a str, not {type(value).__name__}")
-            refuse_control_bytes(name, value)
+            check_text(name, value)
+    if password and username is None and url.username is None:
+        raise ValueError("auth_password needs auth_username")
     explicit = username is not None or token is not None or mode == "negotiate"
     if not explicit:
+        if mode == "bearer":
+            raise ValueError("auth_mode 'bearer' needs auth_token")
         if url.username is None:
-            if mode in ("basic", "digest") and "auth_mode" in options:
-                return None
-            if mode == "bearer":
-                raise ValueError("auth_mode 'bearer' needs auth_token")
-            return None
+            return None  # a mode alone, from the defaults perhaps, asks for nothing
         if any(name.lower() == "authorization" for name, _ in fields):
             return None
-        username, password = url.username, url.password
+        username = url.username
+        password = url.password if url.password is not None else password
     fields[:] = [field for field in fields if field[0].lower() != "authorization"]
     if mode == "bearer":
         if not token:
@@ -463,95 +455,19 @@ def _decide_auth(
     return None
 
 
-def _decide_proxy(
-    options: Mapping[str, Any],
-    url: URL,
-    fields: list[tuple[str, str]],
-    environment: EnvironmentProxies | None,
-) -> Proxy | None:
-    get = options.get
-    given = get("proxy")
-    auth_mode = get("proxy_auth_mode")
-    proxy: Proxy | None = None
-    if given is not None and given is not False:
-        if "proxy_host" in options:
-            raise ValueError("only one of proxy and proxy_host may be given")
-        proxy = parse_proxy_url(given, auth_mode)
-        if "proxy_username" in options:
-            proxy = proxy._replace(
-                username=_text("proxy_username", options["proxy_username"]),
-                password=_text("proxy_password", get("proxy_password", "")),
-            )
-    elif given is None:
-        if get("proxy_host"):
-            proxy = proxy_from_host(
-                options["proxy_host"],
-                get("proxy_port"),
-                get("proxy_username"),
-                get("proxy_password"),
-                auth_mode,
-            )
-        elif environment:
-            found = environment.proxy_for(url.scheme, url.host, url.port)
-            if found is not None:
-                proxy = parse_proxy_url(
-                    found.url, auth_mode, f"environment variable {found.variable}"
-                )
-    if fields:
-        proxy = _take_proxy_authorization(proxy, fields)
-    return proxy
-
-
-def _text(field: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{field} must be a str, not {type(value).__name__}")
-    refuse_control_bytes(field, value)
-    return value
-
-
-def _take_proxy_authorization(proxy: Proxy | None, fields: list[tuple[str, str]]) -> Proxy | None:
-    """Turn a caller's Proxy-Authorization into proxy credentials: as a header it would reach
-    the origin, and two identities would share a tunnel."""
-    import base64
-    import binascii
-
-    values = [value for name, value in fields if name.lower() == "proxy-authorization"]
-    if not values:
-        return proxy
-    if proxy is None:
-        raise ValueError(
-            "header Proxy-Authorization without a proxy would show the proxy's credentials to"
-            " the origin; remove it"
-        )
-    scheme, _, encoded = values[0].partition(" ")
-    try:
-        if len(values) > 1 or scheme.lower() != "basic":
-            raise ValueError
-        username, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-        if not colon:
-            raise ValueError
-    except (ValueError, binascii.Error):
-        raise ValueError(
-            "header Proxy-Authorization must be one Basic credential; use proxy_username,"
-            " proxy_password and proxy_auth_mode"
-        ) from None
-    refuse_control_bytes("header Proxy-Authorization", username + password)
-    fields[:] = [field for field in fields if field[0].lower() != "proxy-authorization"]
-    return proxy._replace(username=username, password=password, auth_mode="basic")
-
-
 def _add_cookies(
-    fields: list[tuple[str, str]], cookie: str | None, user_agent: str, decompress: bool
+    fields: list[tuple[str, str]], cookie: str | None, user_agent: str | bytes, decompress: bool
 ) -> None:
     if not cookie:
         return
+    check_value("cookie", cookie)
     if not fields:
         fields.extend(default_fields(user_agent, decompress))
     for index, (name, value) in enumerate(fields):
         if name.lower() == "cookie":
             fields[index] = (name, f"{value}; {cookie}")
             return
-    fields.append(("Cookie", check_value("cookie", cookie)))
+    fields.append(("Cookie", cookie))
 
 
 def _timestamp(since: Any) -> str:
@@ -562,89 +478,8 @@ def _timestamp(since: Any) -> str:
     return format_timestamp(since)
 
 
-def _decide_tls(options: Mapping[str, Any]) -> tuple[TLS, TLS]:
-    get = options.get
-    for field in ("ca_certs", "client_cert", "client_key"):
-        if isinstance(get(field), str):
-            refuse_control_bytes(field, options[field])
-    ca_certs = get("ca_certs")
-    if ca_certs is not None and not isinstance(ca_certs, bytes):
-        ca_certs = _path("ca_certs", ca_certs)
-    ssl_options = get("ssl_options")
-    if ssl_options is not None:
-        tls = _tls_from("ssl_options", ssl_options)
-    else:
-        cert, key = get("client_cert"), get("client_key")
-        if key is not None and cert is None:
-            raise ValueError("client_key needs client_cert too")
-        tls = TLS(
-            bool(get("validate_cert", True)),
-            ca_certs,
-            None if cert is None else _path("client_cert", cert),
-            None if key is None else _path("client_key", key),
-        )
-    proxy_ssl = get("proxy_ssl")
-    # What weakens the origin's verification must not weaken the proxy's; trust is shared.
-    proxy_tls = TLS(ca_certs=ca_certs) if proxy_ssl is None else _tls_from("proxy_ssl", proxy_ssl)
-    return tls, proxy_tls
-
-
-def _path(field: str, value: Any) -> str:
-    if not isinstance(value, str | os.PathLike):
-        raise ValueError(f"{field} must be the name of a PEM file, not {type(value).__name__}")
-    path = os.fspath(value)
-    if not isinstance(path, str):
-        path = os.fsdecode(path)
-    refuse_control_bytes(field, path)
-    if not os.path.isfile(path):
-        raise ValueError(f"{field}: there is no file {path!r}")
-    return path
-
-
 # RFC 9110 section 7.2: uri-host and port, loosely; a value that splits or points elsewhere is out.
 _HOST_FIELD = re.compile(r"[^\s/,@?#\\]+")
-_SSL_DICT_KEYS = frozenset(("certfile", "keyfile", "ca_certs", "cert_reqs", "ciphers"))
-
-
-def _tls_from(field: str, value: Any) -> TLS:
-    """TLS settings of an SSLContext, or of Tornado's dict of ``ssl.wrap_socket`` arguments."""
-    if isinstance(value, ssl.SSLContext):
-        state = (
-            value.verify_mode,
-            value.check_hostname,
-            value.minimum_version,
-            value.maximum_version,
-            value.options,
-            value.verify_flags,
-            tuple(value.cert_store_stats().values()),
-            tuple(cipher["name"] for cipher in value.get_ciphers()),
-        )
-        return TLS(
-            value.verify_mode != ssl.CERT_NONE,
-            check_hostname=value.check_hostname,
-            context=value,
-            context_state=state,
-        )
-    if isinstance(value, dict):
-        unknown = value.keys() - _SSL_DICT_KEYS
-        if unknown:
-            raise ValueError(
-                f"{field} has the unknown key {sorted(map(str, unknown))[0]!r}: use"
-                f" {', '.join(sorted(_SSL_DICT_KEYS))}, or an ssl.SSLContext"
-            )
-        validate = value.get("cert_reqs", ssl.CERT_REQUIRED) != ssl.CERT_NONE
-        paths = {
-            key: None if value.get(key) is None else _path(f"{field}[{key!r}]", value[key])
-            for key in ("ca_certs", "certfile", "keyfile")
-        }
-        return TLS(
-            validate,
-            paths["ca_certs"],
-            paths["certfile"],
-            paths["keyfile"],
-            value.get("ciphers"),
-        )
-    raise ValueError(f"{field} must be an ssl.SSLContext or a dict, not {type(value).__name__}")
 
 
 def headers_without(headers: Any, names: frozenset[str]) -> HTTPHeaders:

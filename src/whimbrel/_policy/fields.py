@@ -72,6 +72,10 @@ def caller_fields(headers: Mapping[Any, Any] | None) -> list[tuple[str, str]]:
     """Return the caller's headers as checked (name, value) pairs, in order, duplicates kept."""
     if not headers:
         return []
+    if not isinstance(headers, Mapping):
+        raise ValueError(
+            f"headers must be an HTTPHeaders or a mapping, not {type(headers).__name__}"
+        )
     pairs: Iterable[tuple[Any, Any]]
     pairs = headers.get_all() if isinstance(headers, HTTPHeaders) else headers.items()
     fields = []
@@ -82,10 +86,9 @@ def caller_fields(headers: Mapping[Any, Any] | None) -> list[tuple[str, str]]:
 
 
 @lru_cache(maxsize=256)
-def default_fields(user_agent: str, decompress: bool) -> Fields:
+def default_fields(user_agent: str | bytes, decompress: bool) -> Fields:
     """The fields of a request for which the caller gave none."""
-    check_value("user_agent", user_agent)
-    fields = [("User-Agent", user_agent)]
+    fields = [("User-Agent", check_value("user_agent", user_agent))]
     if decompress:
         fields.append(("Accept-Encoding", accept_encoding()))
     return tuple(fields)

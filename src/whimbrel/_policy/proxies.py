@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from whimbrel._policy.environment import EnvironmentProxies
 from whimbrel._policy.urls import (
-    _parse_authority,
+    URL,
+    check_text,
     normalise_host,
+    parse_authority,
     refuse_control_bytes,
 )
 
@@ -61,8 +67,10 @@ def parse_proxy_url(url: str, auth_mode: str | None = None, field: str = "proxy"
         scheme, rest = "http", url
     scheme = scheme.lower()
     if scheme not in PROXY_SCHEMES:
+        # Shown only if it looks like one: it may be a user name and a password.
+        shown = f" {scheme!r}" if scheme.isalnum() else ""
         raise ValueError(
-            f"{field} has an unknown scheme {scheme!r}: use one of {', '.join(PROXY_SCHEMES)}"
+            f"{field} has an unknown scheme{shown}: use one of {', '.join(PROXY_SCHEMES)}"
         )
     authority, _slash, path = rest.partition("/")
     if path or "?" in authority or "#" in authority:
@@ -71,7 +79,7 @@ def parse_proxy_url(url: str, auth_mode: str | None = None, field: str = "proxy"
             f"{field} has a path, which no proxy URL has; percent-encode '/', '?' and '#' in user"
             " name and password"
         )
-    username, password, host, port = _parse_authority(authority, field)
+    username, password, host, port = parse_authority(authority, field)
     return Proxy(
         scheme,
         host,
@@ -93,37 +101,95 @@ def check_auth_mode(mode: str | None) -> str:
     return mode
 
 
-def proxy_from_host(
-    host: str,
-    port: int | None,
-    username: str | None,
-    password: str | None,
-    auth_mode: str | None,
-) -> Proxy:
-    """Build the Proxy that Tornado's proxy_host, proxy_port, … describe."""
+def proxy_from_host(host: str, port: int | None, auth_mode: str | None) -> Proxy:
+    """Build the Proxy that Tornado's proxy_host and proxy_port describe."""
     if port is None:
         raise ValueError("proxy_host needs proxy_port too")
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port <= 65535:
         raise ValueError(f"proxy_port must be a number from 1 to 65535, not {port!r}")
-    if not isinstance(host, str):
-        raise ValueError(f"proxy_host must be a str, not {type(host).__name__}")
-    refuse_control_bytes("proxy_host", host)
+    host = check_text("proxy_host", host)
     if "://" in host:
         # Tornado hands the text to libcurl, which reads a scheme in it; keep that working.
-        parsed = parse_proxy_url(f"{host}:{port}", None, "proxy_host")
-        scheme, name = parsed.scheme, parsed.host
-        username = username if username is not None else parsed.username
-        password = password if password is not None else parsed.password
+        return parse_proxy_url(f"{host}:{port}", auth_mode, "proxy_host")
+    if ":" in host:
+        literal = host if host[:1] == "[" else f"[{host}]"
+        name = parse_authority(literal, "proxy_host")[2]
     else:
-        scheme = "http"
-        name = _parse_authority(host, "proxy_host")[2] if host[:1] == "[" else host
-        if ":" not in name:
-            name = normalise_host(name, "proxy_host")
+        name = normalise_host(host, "proxy_host")
+    return Proxy("http", name, port, None, None, check_auth_mode(auth_mode))
+
+
+def decide_proxy(
+    options: Mapping[str, Any],
+    url: URL,
+    fields: list[tuple[str, str]],
+    environment: EnvironmentProxies | None,
+) -> Proxy | None:
+    get = options.get
+    given = get("proxy")
+    auth_mode = get("proxy_auth_mode")
+    proxy: Proxy | None = None
+    if given is not None and given is not False:
+        if "proxy_host" in options:
+            raise ValueError("only one of proxy and proxy_host may be given")
+        if not isinstance(given, str):
+            raise ValueError(f"proxy must be a URL, False or None, not {type(given).__name__}")
+        proxy = parse_proxy_url(given, auth_mode)
+    elif given is None:
+        if get("proxy_host"):
+            proxy = proxy_from_host(options["proxy_host"], get("proxy_port"), auth_mode)
+        elif environment:
+            found = environment.proxy_for(url.scheme, url.host, url.port)
+            if found is not None:
+                proxy = parse_proxy_url(
+                    found.url, auth_mode, f"environment variable {found.variable}"
+                )
+    if proxy is not None and ("proxy_username" in options or "proxy_password" in options):
+        username = get("proxy_username", proxy.username)
+        if username is None:
+            if get("proxy_password"):
+                raise ValueError("proxy_password needs proxy_username")
         else:
-            name = _parse_authority(f"[{name}]", "proxy_host")[2]
-    for field, value in (("proxy_username", username), ("proxy_password", password)):
-        if value is not None:
-            if not isinstance(value, str):
-                raise ValueError(f"{field} must be a str, not {type(value).__name__}")
-            refuse_control_bytes(field, value)
-    return Proxy(scheme, name, port, username, password, check_auth_mode(auth_mode))
+            proxy = proxy._replace(
+                username=check_text("proxy_username", username),
+                password=check_text("proxy_password", get("proxy_password") or ""),
+            )
+    if fields:
+        proxy = _take_proxy_authorization(proxy, fields)
+    if (
+        proxy is not None
+        and proxy.auth_mode == "basic"
+        and not proxy.is_socks
+        and ":" in (proxy.username or "")
+    ):
+        # As Basic it would be the identity of another user (RFC 7617 section 2).
+        raise ValueError("the proxy's user name holds ':', which Basic authentication cannot carry")
+    return proxy
+
+
+def _take_proxy_authorization(proxy: Proxy | None, fields: list[tuple[str, str]]) -> Proxy | None:
+    """Turn a caller's Proxy-Authorization into proxy credentials: as a header it would reach
+    the origin, and two identities would share a tunnel."""
+    values = [value for name, value in fields if name.lower() == "proxy-authorization"]
+    if not values:
+        return proxy
+    if proxy is None:
+        raise ValueError(
+            "header Proxy-Authorization without a proxy would show the proxy's credentials to"
+            " the origin; remove it"
+        )
+    scheme, _, encoded = values[0].partition(" ")
+    try:
+        if len(values) > 1 or scheme.lower() != "basic":
+            raise ValueError
+        username, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+        if not colon:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise ValueError(
+            "header Proxy-Authorization must be one Basic credential; use proxy_username,"
+            " proxy_password and proxy_auth_mode"
+        ) from None
+    refuse_control_bytes("header Proxy-Authorization", username + password)
+    fields[:] = [field for field in fields if field[0].lower() != "proxy-authorization"]
+    return proxy._replace(username=username, password=password, auth_mode="basic")

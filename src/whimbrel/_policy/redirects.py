@@ -14,6 +14,7 @@ REDIRECT_CODES = frozenset((301, 302, 303, 307, 308))
 _BODY_OPTIONS = ("body", "body_producer", "json", "form", "expect_100_continue")
 _AUTH_OPTIONS = ("auth_username", "auth_password", "auth_mode", "auth_token")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+_CONTENT_TYPE = frozenset(("content-type",))
 _HOST_FIELD = frozenset(("host",))
 
 
@@ -55,6 +56,15 @@ def follow_up(
             f"redirect {code} asks for the body again, but it came from an iterator that ran"
             " out; pass bytes, a list or a body_producer"
         )
+    elif "json" in options or "form" in options:
+        # The bytes that were sent, whatever became of the object they were made from.
+        following.pop("json", None)
+        following.pop("form", None)
+        following["body"] = exchange.body
+        types = [value for name, value in exchange.profile.fields if name.lower() == "content-type"]
+        headers = headers_without(following.get("headers"), _CONTENT_TYPE)
+        headers["Content-Type"] = types[0]
+        following["headers"] = headers
     if target.origin != exchange.url.origin:
         dropped = dropped | SECRET_FIELDS | _HOST_FIELD
         for name in (*_AUTH_OPTIONS, "unix_socket"):

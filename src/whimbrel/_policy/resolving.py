@@ -33,10 +33,10 @@ class AddressBook:
         self,
         loop: asyncio.AbstractEventLoop,
         exchange: Exchange,
-        found: Callable[[Exchange], None],
+        found: Callable[[Exchange, float], None],
         failed: Callable[[BaseException], None],
     ) -> Callable[[], None]:
-        """Settle the address, then call found(exchange) or failed(error) from the loop.
+        """Settle the address, then call found(exchange, seconds) or failed(error) from the loop.
 
         A look-up that outlives the time-outs fails with TimeoutError, one without an address
         with socket.gaierror. Returns a function that stops it.
@@ -44,31 +44,44 @@ class AddressBook:
         url = exchange.url
         proxy = exchange.profile.proxy
         if proxy is not None and proxy.scheme not in ("socks4", "socks5"):
-            return loop.call_soon(found, exchange).cancel
+            return loop.call_soon(found, exchange, 0.0).cancel
         host, port = self._mapped(url.host, url.port, url.scheme == "https")
         if (host, port) != (url.host, url.port):
             exchange.connect_to = (host, port)
         if self._resolver is None:
-            return loop.call_soon(found, exchange).cancel
+            return loop.call_soon(found, exchange, 0.0).cancel
+        began = loop.time()
         task = loop.create_task(self._resolve(exchange, host, port))
+        limit = min(
+            (t for t in (exchange.connect_timeout, exchange.request_timeout) if t), default=None
+        )
 
         def done(task: asyncio.Task[None]) -> None:
+            if alarm is not None:
+                alarm.cancel()
             if task.cancelled():
+                failed(asyncio.CancelledError("the resolver was cancelled"))
                 return
             error = task.exception()
             if error is None:
-                found(exchange)
+                found(exchange, loop.time() - began)
             else:
                 failed(error)
 
-        task.add_done_callback(done)
-
         def stop() -> None:
-            # A resolver that may not be interrupted finishes for itself, unheard.
+            # A resolver that will not be interrupted finishes for itself, unheard.
+            if alarm is not None:
+                alarm.cancel()
             task.remove_done_callback(done)
             task.add_done_callback(_hush)
             task.cancel()
 
+        def expire() -> None:
+            stop()
+            failed(TimeoutError(f"the resolver took more than {limit} seconds"))
+
+        alarm = None if limit is None else loop.call_later(limit, expire)
+        task.add_done_callback(done)
         return stop
 
     def _mapped(self, host: str, port: int, secure: bool) -> tuple[str, int]:
@@ -86,13 +99,9 @@ class AddressBook:
     async def _resolve(self, exchange: Exchange, host: str, port: int) -> None:
         assert self._resolver is not None
         family = socket.AF_UNSPEC if exchange.profile.allow_ipv6 else socket.AF_INET
-        limit = min(
-            (t for t in (exchange.connect_timeout, exchange.request_timeout) if t), default=None
-        )
-        async with asyncio.timeout(limit):
-            outcome = self._resolver.resolve(host, port, family)
-            if inspect.isawaitable(outcome):
-                outcome = await outcome
+        outcome = self._resolver.resolve(host, port, family)
+        if inspect.isawaitable(outcome):
+            outcome = await outcome
         usable = [
             address
             for found_family, address in outcome

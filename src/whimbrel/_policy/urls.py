@@ -43,6 +43,9 @@ class URL(NamedTuple):
     href: str
     """``scheme://netloc target``, without user information and fragment."""
 
+    def __repr__(self) -> str:
+        return f"URL({self.href!r})"
+
     @property
     def origin(self) -> tuple[str, str, int]:
         """Scheme, host and port (RFC 6454 section 4)."""
@@ -59,6 +62,14 @@ def refuse_control_bytes(field: str, value: str) -> None:
         )
 
 
+def check_text(field: str, value: object) -> str:
+    """Return `value` if it is a str without control bytes; raise ValueError naming `field`."""
+    if not isinstance(value, str):
+        raise ValueError(f"{field} must be a str, not {type(value).__name__}")
+    refuse_control_bytes(field, value)
+    return value
+
+
 @lru_cache(maxsize=2048)
 def parse_url(url: str, field: str = "url") -> URL:
     """Parse an absolute http or https URL.
@@ -71,7 +82,7 @@ def parse_url(url: str, field: str = "url") -> URL:
         raise ValueError(
             f"Unsupported {field} scheme {scheme!r}: only http and https URLs can be fetched"
         )
-    username, password, host, port = _parse_authority(authority, field)
+    username, password, host, port = parse_authority(authority, field)
     if port is None:
         port = DEFAULT_PORTS[scheme]
     bracketed = f"[{host}]" if ":" in host else host
@@ -89,23 +100,22 @@ def _split(url: str, field: str) -> tuple[str, str, str, str]:
     found = _SPLIT.fullmatch(url.strip(" "))
     if not found or found.group(2) is None:
         scheme = found.group(1).lower() if found else ""
-        if scheme and scheme not in DEFAULT_PORTS and not found_port(url):
+        if scheme and scheme not in DEFAULT_PORTS and "@" not in url and not _has_port(url):
             raise ValueError(
                 f"Unsupported {field} scheme {scheme!r}: only http and https URLs can be fetched"
             )
-        raise ValueError(
-            f"{field} {redact(url)!r} is not absolute: begin it with http:// or https://"
-        )
+        # Not shown: what is no URL cannot be searched for a password in it.
+        raise ValueError(f"{field} is not an absolute URL: begin it with http:// or https://")
     scheme, authority, path, query = found.groups()
     return scheme.lower(), authority, path, query or ""
 
 
-def found_port(url: str) -> bool:
+def _has_port(url: str) -> bool:
     """Whether the text after the first colon looks like a port: ``example.com:80/x``."""
     return url.partition(":")[2][:1].isdigit()
 
 
-def _parse_authority(authority: str, field: str) -> tuple[str | None, str | None, str, int | None]:
+def parse_authority(authority: str, field: str) -> tuple[str | None, str | None, str, int | None]:
     userinfo, at, hostport = authority.rpartition("@")
     username = password = None
     if at:
@@ -192,9 +202,20 @@ def _ipv6(literal: str, field: str) -> str:
     return f"{normal}%25{zone}" if percent else normal
 
 
-_USERINFO = re.compile(r"(//)[^/?#@]*(?:@[^/?#@]*)*@")
+_PLAIN_URL = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.\-]*://)([^/?#@]*@)?"
+    r"((?:\[[^\]@]*\]|[^/?#:@\[\]]+)(?::[0-9]*)?(?:[/?#].*)?)",
+    re.S,
+)
 
 
 def redact(url: str) -> str:
-    """Return `url` without user information, for messages and reprs."""
-    return _USERINFO.sub(r"\1", url)
+    """Return `url` without user information, for messages and reprs.
+
+    Of what is no well-formed URL, all up to the last "@" goes.
+    """
+    found = _PLAIN_URL.fullmatch(url)
+    if found:
+        return found.group(1) + found.group(3)
+    _, at, rest = url.rpartition("@")
+    return f"...@{rest}" if at else url
