@@ -549,6 +549,29 @@ async def test_producer_is_not_called_on_an_early_final_response(client: Any, st
         await server.finished()
 
 
+@pytest.mark.known_difference("early-chunked-response")
+async def test_early_chunked_response(client: Any) -> None:
+    """CONTRACT 22: an early final response ends the exchange, chunked too."""
+
+    async def produce(write: Write) -> None:
+        raise AssertionError("nobody asked for the body")
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+        await peer.closed()
+
+    async with ScriptedServer(handler) as server:
+        response = await client.fetch(
+            server.url(),
+            method="PUT",
+            body_producer=produce,
+            expect_100_continue=True,
+            request_timeout=0.5,
+        )
+    assert response.body == b"ok"
+
+
 async def test_producer_is_not_called_on_a_417(client: Any) -> None:
     """CONTRACT 22: a 417 ends it, with that status; nothing is sent again without Expect."""
     called = []

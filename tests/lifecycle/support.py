@@ -59,9 +59,10 @@ def run_with_stuck_dns(program: str, folder: Path) -> subprocess.CompletedProces
 
 
 STUCK_DNS = """
-import socket
+import atexit, socket
 _silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 _silent.bind(("127.0.0.1", 53))
+atexit.register(_silent.close)
 """
 
 

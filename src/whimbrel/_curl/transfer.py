@@ -17,9 +17,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pycurl
 
@@ -150,7 +151,7 @@ class Transfer:
         self._error: BaseException | None = None
         self._upload: Upload | None = None
         self._paused = 0
-        self._blocker: asyncio.Future[None] | None = None
+        self._blocker: asyncio.Future[Any] | None = None
         self._rest: Iterator[bytes] | None = None
         self._completion: tuple[int, str] | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -492,12 +493,13 @@ class Transfer:
 
     def _wait_for(self, waiting: Awaitable[None]) -> bool:
         """Hold the transfer until `waiting` is done; False if it is already."""
-        try:
-            blocker = asyncio.ensure_future(waiting, loop=self._owner._driver_loop)
-        except TypeError:
-            raise TypeError(
-                f"streaming_callback must return None or an awaitable, not {waiting!r}"
-            ) from None
+        blocker: asyncio.Future[Any]
+        if asyncio.isfuture(waiting):
+            blocker = waiting
+        elif inspect.isawaitable(waiting):
+            blocker = self._owner._driver_loop.create_task(_settle(waiting))
+        else:
+            raise TypeError(f"streaming_callback must return None or an awaitable, not {waiting!r}")
         if blocker.done():
             blocker.result()
             return False
@@ -505,12 +507,14 @@ class Transfer:
         blocker.add_done_callback(self._unblocked)
         return True
 
-    def _unblocked(self, blocker: asyncio.Future[None]) -> None:
+    def _unblocked(self, blocker: asyncio.Future[Any]) -> None:
         if blocker is not self._blocker:
             return
         self._blocker = None
         try:
-            blocker.result()
+            outcome = blocker.result()
+            if isinstance(outcome, _Raised):
+                raise outcome.error
             if self._rest is not None:
                 self._consume(self._rest)
         except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
@@ -864,6 +868,19 @@ def _info(easy: pycurl.Curl, number: int) -> int:
     except (pycurl.error, ValueError):
         return 0
     return value if isinstance(value, int) else 0
+
+
+class _Raised(NamedTuple):
+    error: BaseException
+
+
+async def _settle(waiting: Awaitable[None]) -> _Raised | None:
+    """Await `waiting`. A task that raised SystemExit itself would end the loop with it."""
+    try:
+        await waiting
+    except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
+        return _Raised(error)
+    return None
 
 
 def _ignore(chunk: bytes) -> None:

@@ -121,10 +121,8 @@ class Upload:
                 if isinstance(error, asyncio.CancelledError | GeneratorExit):
                     raise
                 return
-            if isinstance(error, asyncio.CancelledError):
-                if task.cancelling():
-                    raise  # by the loop's owner
-                error = asyncio.CancelledError("the body producer was cancelled")
+            if isinstance(error, asyncio.CancelledError) and task.cancelling():
+                raise  # by the loop's owner; otherwise it is the producer's own
             self._failed(error)
         else:
             if task is self._task:
