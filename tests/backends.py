@@ -33,8 +33,8 @@ KNOWN_DIFFERENCES: tuple[KnownDifference, ...] = (
     KnownDifference(
         "early-chunked-response",
         "curl",
-        "a chunked 2xx that comes instead of 100 Continue ends at the deadline: libcurl waits on for"
-        " the 100, and only Content-Length tells whimbrel where the response ends",
+        "a chunked 2xx that comes instead of 100 Continue ends at the deadline: libcurl waits on"
+        " for the 100, and only Content-Length tells whimbrel where the response ends",
     ),
     KnownDifference(
         "partial-status-line",

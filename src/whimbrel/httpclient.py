@@ -1072,6 +1072,8 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             replacement.__cause__ = error
             error = replacement
         self.set_exception(error)
+        if isinstance(error, asyncio.CancelledError):
+            self.exception()  # seen: a cancellation that nobody awaits is no news, as with tasks
 
     def _release(self) -> None:
         """Let go of the backend's exchange and of the slot."""
@@ -1294,7 +1296,8 @@ class AsyncHTTPClient(Configurable):
         except RuntimeError:
             running = None
         if loop is not None:
-            if running is not None and running is not loop:
+            # A loop that runs, but not here, runs in another thread.
+            if running is not loop and (running is not None or loop.is_running()):
                 raise RuntimeError(
                     "this AsyncHTTPClient belongs to another event loop; make one client per loop"
                 )

@@ -558,7 +558,8 @@ async def test_early_chunked_response(client: Any) -> None:
 
     async def handler(peer: Peer) -> None:
         await peer.read_head()
-        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await peer.send(b"2\r\nok\r\n0\r\n\r\n")
         await peer.closed()
 
     async with ScriptedServer(handler) as server:

@@ -285,3 +285,23 @@ async def test_matrix_57_next_fetch_from_the_end_of_the_last(
         await end
         assert len(server.connections) == 1
     assert client._gate.active == 0
+
+
+async def test_matrix_46_cancelled_before_the_coroutine_callback_began(client: Any) -> None:
+    """A coroutine callback that never gets to run is closed: no "was never awaited"."""
+    called: list[bytes] = []
+
+    async def consume(piece: bytes) -> None:
+        raise AssertionError("the fetch was cancelled before")
+
+    def callback(piece: bytes) -> Awaitable[None]:
+        called.append(piece)
+        asyncio.get_running_loop().call_soon(fetch.cancel)
+        return consume(piece)
+
+    async with ScriptedServer(canned(ok(b"body"))) as server:
+        fetch = client.fetch(server.url(), streaming_callback=callback)
+        with pytest.raises(asyncio.CancelledError):
+            await fetch
+        assert called == [b"body"]
+        assert (await client.fetch(server.url())).body == b"body"

@@ -345,13 +345,13 @@ class Transfer:
         length = HTTPHeaders.from_lines(self._lines[self._block + 1 :]).get("Content-Length", "")
         self._early = 0 if status == 204 else int(length) if length.isdigit() else None
         if self._early == 0:
-            self._owner._driver_loop.call_soon(self._finish_early)
+            self._owner._driver_loop.call_soon(self._finish_early, self._exchange)
 
-    def _finish_early(self) -> None:
+    def _finish_early(self, exchange: Exchange | None) -> None:
         """The response is whole, the request is not: this connection has had its day."""
         callback = self._callback
-        if callback is None:
-            return
+        if callback is None or self._exchange is not exchange:
+            return  # libcurl found the end itself, and the handle may be on another exchange
         if self._blocker is not None:
             self._completion = (0, "")
             return
@@ -396,7 +396,7 @@ class Transfer:
             if self._early is not None:
                 self._early -= len(chunk)
                 if self._early <= 0:
-                    self._owner._driver_loop.call_soon(self._finish_early)
+                    self._owner._driver_loop.call_soon(self._finish_early, self._exchange)
             if self._decoder is not None:
                 self._consume(self._decoder.feed(chunk))
             elif exchange.on_data is not None:
@@ -451,6 +451,8 @@ class Transfer:
             self._count(len(piece))
             waiting = on_data(piece)
             if self._callback is None:
+                if asyncio.iscoroutine(waiting):
+                    waiting.close()  # cancelled by the callback: it will not be awaited
                 return
             if waiting is not None:
                 self._rest = pieces
@@ -498,6 +500,9 @@ class Transfer:
             blocker = waiting
         elif inspect.isawaitable(waiting):
             blocker = self._owner._driver_loop.create_task(_settle(waiting))
+            if asyncio.iscoroutine(waiting):
+                # It never begins if the fetch is cancelled in this turn of the loop.
+                blocker.add_done_callback(lambda _: waiting.close())
         else:
             raise TypeError(f"streaming_callback must return None or an awaitable, not {waiting!r}")
         if blocker.done():
@@ -523,7 +528,7 @@ class Transfer:
         if self._blocker is not None or self._callback is None:
             return
         if self._early is not None and self._completion is not None:
-            self._finish_early()
+            self._finish_early(self._exchange)
         elif self._completion is not None:
             self._complete(*self._completion)
         elif self._paused & pycurl.PAUSE_RECV:

@@ -181,6 +181,8 @@ def prepare(
 
     method = get("method", "GET")
     nonstandard = get("allow_nonstandard_methods", False)
+    if not isinstance(method, str):
+        raise ValueError(f"method must be a str, not {type(method).__name__}")
     if method not in METHODS:
         check_token("method", method)
         if not nonstandard:
@@ -215,6 +217,7 @@ def prepare(
         or body_kind != "none"
         or url.username is not None
         or "auth_username" in options
+        or "auth_password" in options
         or "auth_mode" in options
         or "auth_token" in options
         or "if_modified_since" in options

@@ -1,0 +1,332 @@
+"""Who may import whom: the picture of the source tree as one dict, held against the imports.
+
+A module without a place in `LAYERS` fails, and so does a place without a module.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import whimbrel
+
+ROOT = Path(whimbrel.__file__).parent
+
+POLICY = "whimbrel._policy"
+CAPABILITIES = "whimbrel._curl.capabilities"
+CONTRACT = "whimbrel.httpclient"
+HTTPUTIL = "whimbrel.httputil"
+
+# Module, or package for all that is in it -> what of ours it may import.
+LAYERS: dict[str, set[str]] = {
+    # Without anything of ours.
+    "whimbrel._version": set(),
+    "whimbrel.util": set(),
+    "whimbrel._loops": set(),
+    "whimbrel._streaming": set(),
+    "whimbrel._curl": set(),
+    "whimbrel._curl.driver": set(),
+    CAPABILITIES: set(),
+    # Pure decisions.
+    HTTPUTIL: {"whimbrel.util"},
+    POLICY: {POLICY, HTTPUTIL, "whimbrel.util"},
+    # The contract and the pipeline.
+    CONTRACT: {
+        POLICY,
+        HTTPUTIL,
+        "whimbrel._loops",
+        "whimbrel._streaming",
+        "whimbrel._version",
+        "whimbrel.util",
+    },
+    "whimbrel": {"whimbrel._version"},
+    # libcurl.
+    "whimbrel._curl.tls": {CAPABILITIES, "whimbrel._curl", POLICY},
+    "whimbrel._curl.options": {CAPABILITIES, "whimbrel._curl", "whimbrel._curl.tls", POLICY},
+    "whimbrel._curl.errors": {"whimbrel._curl.driver", POLICY, CONTRACT},
+    "whimbrel._curl.upload": {POLICY},
+    "whimbrel._curl.transfer": {
+        CAPABILITIES,
+        "whimbrel._curl",
+        "whimbrel._curl.driver",
+        "whimbrel._curl.errors",
+        "whimbrel._curl.options",
+        "whimbrel._curl.upload",
+        POLICY,
+        CONTRACT,
+        HTTPUTIL,
+    },
+    "whimbrel.curl_httpclient": {
+        CAPABILITIES,
+        "whimbrel._curl",
+        "whimbrel._curl.driver",
+        "whimbrel._curl.errors",
+        "whimbrel._curl.transfer",
+        POLICY,
+        CONTRACT,
+    },
+    # What is for people to run.
+    "whimbrel.testing": {"whimbrel.testing"},
+    "whimbrel._cli": {"whimbrel._cli", "whimbrel._version", CONTRACT, HTTPUTIL},
+    "whimbrel.cli": {"whimbrel._cli", "whimbrel.demo", CONTRACT},
+    "whimbrel.demo": {"whimbrel._version", "whimbrel.testing", CONTRACT},
+    "whimbrel.__main__": {"whimbrel.cli"},
+}
+
+# Imports against the direction of the picture, allowed inside a function only.
+UPWARD: set[tuple[str, str]] = {
+    (CONTRACT, "whimbrel.curl_httpclient"),  # the default backend
+    (CONTRACT, "whimbrel.cli"),  # main()
+    ("whimbrel", CONTRACT),  # the names of `import whimbrel`, on demand
+    ("whimbrel", HTTPUTIL),
+}
+
+# Whoever imports what is neither ours nor the standard library's.
+THIRD_PARTY: dict[str, set[str]] = {
+    CAPABILITIES: {"pycurl", "certifi"},
+    "whimbrel._curl.driver": {"pycurl"},
+    "whimbrel._curl.errors": {"pycurl"},
+    "whimbrel._curl.options": {"pycurl"},
+    "whimbrel._curl.tls": {"pycurl"},
+    "whimbrel._curl.transfer": {"pycurl"},
+    "whimbrel._curl.upload": {"pycurl"},
+    POLICY: {"idna"},
+}
+
+
+class Import(NamedTuple):
+    importer: str
+    target: str
+    in_function: bool
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES: dict[str, Path] = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports_of(name: str) -> list[Import]:
+    """All imports of a module but those for type checkers."""
+    return [
+        Import(name, target, inside)
+        for node, inside in statements(ast.parse(MODULES[name].read_text()), False)
+        for target in targets(name, node)
+    ]
+
+
+def statements(node: ast.AST, inside: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    children = ast.iter_child_nodes(node)
+    if isinstance(node, ast.If) and is_type_checking(node.test):
+        children = iter(node.orelse)
+    for child in children:
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child, inside
+        is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from statements(child, inside or is_function)
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def targets(name: str, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+        return
+    assert node.level == 0, f"{name} imports relatively; absolute imports are the rule here"
+    assert node.module is not None
+    for alias in node.names:
+        full = f"{node.module}.{alias.name}"
+        yield full if full in MODULES else node.module
+
+
+def place_of(module: str) -> str | None:
+    """The entry of `LAYERS` that a module belongs to: its own, or its package's."""
+    if module in LAYERS:
+        return module
+    parent = module.rpartition(".")[0]
+    # What is in these two has a place of its own each.
+    return None if parent in ("", "whimbrel", "whimbrel._curl") else place_of(parent)
+
+
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_module_has_a_place(name: str) -> None:
+    assert place_of(name) is not None, f"{name}: give it a place in LAYERS"
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS.keys() | THIRD_PARTY.keys()))
+def test_every_place_has_a_module(name: str) -> None:
+    assert name in MODULES
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_only_what_its_place_allows(name: str) -> None:
+    place = place_of(name)
+    assert place is not None
+    for found in imports_of(name):
+        if top(found.target) != "whimbrel":
+            continue
+        target = place_of(found.target)
+        if (place, target) in UPWARD and found.in_function:
+            continue
+        assert target in LAYERS[place], f"{name} imports {found.target}"
+
+
+@pytest.mark.parametrize(("importer", "target"), sorted(UPWARD))
+def test_every_upward_import_is_needed(importer: str, target: str) -> None:
+    found = [found for found in imports_of(importer) if found.target == target]
+    assert found, "no longer there: take it out of UPWARD"
+    assert all(one.in_function for one in found)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_third_party_imports(name: str) -> None:
+    place = place_of(name)
+    found = {top(found.target) for found in imports_of(name)}
+    others = found - set(sys.stdlib_module_names) - {"whimbrel"}
+    assert others <= THIRD_PARTY.get(place or "", set())
+
+
+def test_third_party_places_are_needed() -> None:
+    found: dict[str, set[str]] = {}
+    for name in MODULES:
+        for one in imports_of(name):
+            if top(one.target) not in {*sys.stdlib_module_names, "whimbrel"}:
+                found.setdefault(place_of(name) or name, set()).add(top(one.target))
+    assert found == THIRD_PARTY
+
+
+def test_pycurl_is_for_the_backend_alone() -> None:
+    users = {
+        name for name in MODULES if any(top(found.target) == "pycurl" for found in imports_of(name))
+    }
+    assert users
+    assert all(
+        name.startswith("whimbrel._curl.") or name == "whimbrel.curl_httpclient" for name in users
+    )
+
+
+def test_modules_imported_by_name_are_optional_and_known() -> None:
+    """`importlib` would slip past all of the above: two modules use it, one with fixed names."""
+    users = {name for name in MODULES if any(f.target == "importlib" for f in imports_of(name))}
+    assert users == {"whimbrel._policy.decoding", "whimbrel.util"}
+    strings = {
+        node.value
+        for node in ast.walk(ast.parse(MODULES["whimbrel._policy.decoding"].read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert {"brotli", "brotlicffi"} <= strings
+    # util.import_object imports what the caller of configure() names; nobody else passes a name.
+    for name in MODULES.keys() - {"whimbrel._policy.decoding", "whimbrel.util"}:
+        assert not {
+            ast.unparse(node.func)
+            for node in ast.walk(ast.parse(MODULES[name].read_text()))
+            if isinstance(node, ast.Call)
+        } & {"__import__", "import_object", "importlib.import_module", "import_module"}
+
+
+def test_the_reader_of_imports_sees_them_all() -> None:
+    """The tests above are worth what `statements` finds."""
+    source = """
+    import a
+    from typing import TYPE_CHECKING
+    if TYPE_CHECKING:
+        import hidden
+    else:
+        import b
+    try:
+        import c
+    except ImportError:
+        import d
+    class K:
+        import e
+        def method(self):
+            with self:
+                import f
+    async def run():
+        from g import h
+    """
+    found = [
+        (target, inside)
+        for node, inside in statements(ast.parse(textwrap.dedent(source)), False)
+        for target in targets("some", node)
+    ]
+    assert found == [
+        ("a", False),
+        ("typing", False),
+        ("b", False),
+        ("c", False),
+        ("d", False),
+        ("e", False),
+        ("f", True),
+        ("g", True),
+    ]
+
+
+# -- what that is good for
+
+
+def run(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_contract_needs_no_pycurl() -> None:
+    output = run(
+        """
+        import sys
+        sys.modules["pycurl"] = None
+        import whimbrel.httpclient
+        whimbrel.httpclient.HTTPRequest("http://example.com/")
+        try:
+            whimbrel.httpclient.AsyncHTTPClient()
+        except ImportError as error:
+            print(error)
+        """
+    )
+    assert "pip install pycurl" in output
+    assert "AsyncHTTPClient.configure()" in output
+
+
+WITHOUT_PYCURL = sorted(
+    name for name in MODULES if not name.startswith(("whimbrel._curl", "whimbrel.curl_httpclient"))
+)
+
+
+@pytest.mark.parametrize("module", WITHOUT_PYCURL)
+def test_nothing_else_needs_pycurl(module: str) -> None:
+    run(f"import sys; sys.modules['pycurl'] = None; import {module}")
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import whimbrel", ("pycurl", "ssl", "asyncio", "http.cookiejar", "idna", "certifi")),
+        ("import whimbrel.httpclient", ("pycurl", "http.cookiejar", "http.cookies", "idna")),
+        ("import whimbrel.curl_httpclient", ("http.cookiejar", "idna", "certifi", "brotli")),
+    ],
+)
+def test_what_an_import_does_not_load(statement: str, absent: tuple[str, ...]) -> None:
+    loaded = set(run(f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))").split())
+    assert "whimbrel" in loaded
+    assert not loaded & set(absent)
