@@ -299,3 +299,19 @@ def test_locations(location: str, href: str) -> None:
 def test_locations_that_are_refused(location: str) -> None:
     with pytest.raises(ValueError, match="redirect Location"):
         follow(request(), 302, location)
+
+
+@pytest.mark.parametrize("location", ["\x01http://evil.test/", "\x1f/next", "\x01//evil.test"])
+def test_control_bytes_before_a_location_are_refused(location: str) -> None:
+    """urljoin() strips leading control bytes; a Location is refused, not repaired."""
+    options = {"url": "http://a.test/", "user_agent": "x", "max_body_size": 0}
+    with pytest.raises(ValueError, match="control character"):
+        follow_up(options, prepare(options), 302, location)
+
+
+@pytest.mark.parametrize("location", ["//", "///evil.test/x"])
+def test_a_location_without_a_host_is_refused(location: str) -> None:
+    """A network-path reference (RFC 3986 section 4.2) needs a host."""
+    options = {"url": "http://a.test/start", "user_agent": "x", "max_body_size": 0}
+    with pytest.raises(ValueError, match="no host"):
+        follow_up(options, prepare(options), 302, location)

@@ -61,7 +61,9 @@ def option(name: str, since: str, *, feature: str | None = None) -> int:
 
 def lacking(name: str, since: str, *, feature: str | None = None) -> CapabilityError:
     """The error for an option or feature that is missing here."""
-    what = f"{feature} needs CURLOPT_{name}" if feature else f"CURLOPT_{name} is needed"
+    # Values of options (CURL_HTTP_VERSION_3, HTTPAUTH_NEGOTIATE) have their own names.
+    shown = name if name.startswith(("CURL", "HTTPAUTH_")) else f"CURLOPT_{name}"
+    what = f"{feature} needs {shown}" if feature else f"{shown} is needed"
     return CapabilityError(
         f"{what}, which {describe()} does not offer; libcurl {since} or newer, built with it, does"
     )
