@@ -29,6 +29,14 @@ def current_loop() -> asyncio.AbstractEventLoop | None:
     return loop
 
 
+def _is_running_here() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 _forks = 0
 
 
@@ -61,9 +69,7 @@ class PrivateLoop:
 
     def run(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run ``function()`` to its end; return or raise what it does."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not _is_running_here():
             with self._lock:
                 return self._complete(function)
         outcome: list[T] = []

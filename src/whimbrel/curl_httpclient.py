@@ -39,7 +39,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         self._busy: set[Transfer] = set()
         self._tunnels: dict[int, tuple[int | None, list[bytes]]] = {}
         # Local ends of HTTP/1 connections that were readable while they idled: what they hold
-        # is not the answer to any request (DESIGN: libcurl itself looks only after a second).
+        # is not the answer to any request (libcurl itself looks only after a second).
         self._tainted: set[tuple[str, int]] = set()
         self._versions: dict[tuple[str, int], str] = {}
         _clients.add(self)

@@ -556,7 +556,7 @@ class HTTPResponse:
     def headers(self) -> HTTPHeaders:
         headers = HTTPHeaders.from_lines(self._lines[1:])
         if self._decoded:
-            # What the fields told of is gone with the encoding (CONTRACT: both backends).
+            # What the fields told of is gone with the encoding.
             encodings = headers.get_list("Content-Encoding")
             if encodings:
                 del headers["Content-Encoding"]
@@ -1306,7 +1306,10 @@ class AsyncHTTPClient(Configurable):
             return loop
         loop = running or current_loop()
         if loop is None:
-            raise RuntimeError("fetch() needs an event loop: call it from a coroutine")
+            raise RuntimeError(
+                "fetch() needs an event loop: call it from a coroutine, or make one the current"
+                " loop first (asyncio.set_event_loop)"
+            )
         self.open_on(loop)
         self._gate = Gate(loop, self.max_clients)
         self._loop = loop  # bound now: what fails before may be tried again

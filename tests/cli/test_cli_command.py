@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from command_line import Ran, environment, run, started
+from command_line import Ran, run, started
 
 from whimbrel import __version__
 from whimbrel._cli.failures import Exit
@@ -376,12 +376,9 @@ async def test_files_that_cannot_be_used(origin: OriginServer, tmp_path: Path) -
     )
 
 
-async def test_a_missing_backend_is_a_lack_of_capability(origin: OriginServer) -> None:
-    """Whatever --backend names must be imported; there is no silent change to another."""
-    if (Path(environment()["PYTHONPATH"]) / "whimbrel" / "simple_httpclient.py").exists():
-        assert await run("--backend", "simple", origin.url("/hello")) == (0, HELLO, "")
-    else:
-        failed(await run("--backend", "simple", origin.url("/hello")), 4, "usage: .*")
+async def test_an_unknown_backend_is_a_usage_error(origin: OriginServer) -> None:
+    """There is no silent change to another backend."""
+    assert (await run("--backend", "none-such", origin.url("/hello"))).code == 2
     assert await run("--backend", "curl", origin.url("/hello")) == (0, HELLO, "")
 
 

@@ -22,7 +22,6 @@ from whimbrel._version import __version__
 
 BACKENDS: Final = {
     "curl": "whimbrel.curl_httpclient.CurlAsyncHTTPClient",
-    "simple": "whimbrel.simple_httpclient.SimpleAsyncHTTPClient",
 }
 
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -101,7 +100,7 @@ def _exit_codes() -> str:
 def _parser() -> _Parser:
     parser = _Parser(
         prog="whimbrel",
-        usage="whimbrel [options] URL...\n       whimbrel demo [--backend {curl,simple}]",
+        usage="whimbrel [options] URL...\n       whimbrel demo [--backend curl]",
         description="Fetch URLs over HTTP, through proxies if asked to. `whimbrel demo` shows what "
         "it does, on loopback.",
         epilog=f"""environment:
@@ -182,7 +181,7 @@ def _parser() -> _Parser:
     group("-s", "--silent", action="store_true", help="no progress bar")
     group("-v", "--verbose", action="store_true", help="show both header blocks, on stderr")
     group("--timing", action="store_true", help="show where the time went, on stderr")
-    group("--backend", choices=tuple(BACKENDS), help="curl, where it can be imported")
+    group("--backend", choices=tuple(BACKENDS), help="the client to use: curl")
     return parser
 
 
@@ -237,7 +236,7 @@ def parse_demo(argv: Sequence[str]) -> str | None:
         "and check every answer. Exit code 1 when something did not do what it should.",
         allow_abbrev=False,
     )
-    parser.add_argument("--backend", choices=tuple(BACKENDS), help="curl, where it can be imported")
+    parser.add_argument("--backend", choices=tuple(BACKENDS), help="the client to use: curl")
     return BACKENDS.get(parser.parse_args(argv).backend)
 
 

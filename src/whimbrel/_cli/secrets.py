@@ -40,7 +40,10 @@ def credentials(option: str, text: str, variable: str) -> tuple[str, str]:
         raise Failure(
             Exit.USAGE, "usage", f"{option}: no password: give USER:PASSWORD or set {variable}"
         )
-    return username, getpass.getpass(f"password of {username!a}: ")
+    try:
+        return username, getpass.getpass(f"password of {username!a}: ")
+    except EOFError:
+        raise Failure(Exit.USAGE, "usage", f"{option}: no password was typed") from None
 
 
 def _has_terminal() -> bool:

@@ -261,17 +261,15 @@ class Driver:
     def _rebuild(self, message: str) -> None:
         """Replace a multi that failed; its transfers fail with it, the next one works."""
         old, attached = self._multi, self._attached
-        failed = [(easy, self._transfers.pop(easy, None)) for easy in attached]
+        failed = [self._transfers.pop(easy, None) for easy in attached]
         self._attached = set()
         self._drop_timers()
         self._poller.clear()
         self._openers.clear()
         self._open_multi()
         _close_multi(old, attached, close_handles=False)
-        for easy, done in failed:
-            if done is None:
-                easy.close()  # cancelled in a callback
-            else:
+        for done in failed:
+            if done is not None:  # else it was cancelled in a callback, and is about to be closed
                 self._tell(done, FAILED, message)
 
     def _after(self) -> None:

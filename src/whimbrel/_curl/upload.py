@@ -40,6 +40,9 @@ class Upload:
 
     def _reset(self) -> None:
         self._chunks: deque[bytes] = deque()
+        self._offset = (
+            0  # what libcurl has of the first chunk: slicing that off would copy the rest
+        )
         self._size = 0
         self._written = 0
         self._finished = False
@@ -69,10 +72,14 @@ class Upload:
                 return b""
             self._waiting = True
             return int(pycurl.READFUNC_PAUSE)
-        chunk = self._chunks.popleft()
-        if len(chunk) > size:
-            self._chunks.appendleft(chunk[size:])
-            chunk = chunk[:size]
+        chunk = self._chunks[0]
+        end = self._offset + size
+        if end < len(chunk):
+            chunk = chunk[self._offset : end]
+            self._offset = end
+        else:
+            chunk = self._chunks.popleft()[self._offset :]
+            self._offset = 0
         self._size -= len(chunk)
         if self._size < HIGH_WATER and self._room is not None:
             if not self._room.done():

@@ -168,7 +168,7 @@ def prepare(
         raise ValueError(f"url must be a str, not {type(text).__name__}")
     params = get("params")
     if params:
-        text = url_concat(text, _pairs(params))
+        text = url_concat(text, _pairs("params", params))
     url = parse_url(text)
     exchange = Exchange()
     exchange.url = url
@@ -306,7 +306,7 @@ def _decide_body(
         ).encode()
         _default_content_type(fields, "application/json")
     elif name == "form":
-        exchange.body = urlencode(_pairs(value)).encode()
+        exchange.body = urlencode(_pairs("form", value)).encode()
         _default_content_type(fields, "application/x-www-form-urlencoded")
     elif name == "body_producer":
         if not callable(value):
@@ -332,14 +332,21 @@ def _decide_body(
     return "bytes"
 
 
-def _pairs(arguments: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def _pairs(field: str, arguments: Any) -> list[tuple[str, Any]]:
     """Name and value pairs; a list or tuple as value stands for several of the same name."""
-    pairs = arguments.items() if isinstance(arguments, Mapping) else arguments
+    pairs = list(arguments.items() if isinstance(arguments, Mapping) else _each(arguments))
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"{field} must be a mapping or pairs of name and value")
     return [
         (name, single)
         for name, value in pairs
         for single in (value if isinstance(value, list | tuple) else (value,))
     ]
+
+
+def _each(arguments: Any) -> Iterable[Any]:
+    # A str would be taken apart; nothing of it is a pair.
+    return arguments if isinstance(arguments, Iterable) else (None,)
 
 
 def _iterating(body: AsyncIterable[bytes] | Iterable[bytes]) -> Producer:

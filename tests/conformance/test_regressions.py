@@ -1,4 +1,4 @@
-"""What a review found, one regression test or two for each: the numbers are the review's."""
+"""What once went wrong, a test or two for each; the numbers keep together what belongs together."""
 
 from __future__ import annotations
 
