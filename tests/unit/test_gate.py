@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -213,28 +215,29 @@ def test_the_last_to_go_takes_the_timer_along(clock: Clock, log: Log) -> None:
     assert [timer.due for timer in clock.pending] == [4.0]
 
 
-def test_the_heap_is_bounded(clock: Clock, log: Log) -> None:
+@pytest.mark.parametrize("way", ["withdrawn", "admitted", "expired"])
+def test_the_departed_are_not_held(clock: Clock, log: Log, way: str) -> None:
+    """Long before their deadline; an entrant is a whole fetch."""
     gate = gate_of(clock, 1)
     gate.enter(Entrant(log), None)
-    gate.enter(Entrant(log, "stays"), 1e9)
-    for number in range(10_000):
-        entrant = Entrant(log)
-        gate.enter(entrant, 1e6 + number)
+    entrant = Entrant(log, 1)
+    gone = weakref.ref(entrant)
+    gate.enter(entrant, 1.0 if way == "expired" else 100.0)
+    gate.enter(Entrant(log, "stays"), 100.0)
+    if way == "withdrawn":
         gate.withdraw(entrant)
-        assert len(gate._deadlines) <= 2 * len(gate.waiting) + 65
-    clock.advance(2e9)
-    assert log == [("expired", "stays")]
-
-
-def test_the_heap_is_bounded_when_slots_come_free(clock: Clock, log: Log) -> None:
-    gate = gate_of(clock, 1)
-    gate.enter(Entrant(log), None)
-    gate.enter(Entrant(log), 1e9)
-    for number in range(10_000):
-        gate.enter(Entrant(log), 1e6 + number)
+    elif way == "admitted":
         gate.leave()
-        assert len(gate._deadlines) <= 2 * len(gate.waiting) + 65
-    assert len(log) == 10_000
+    else:
+        clock.advance(1.0)
+    gc.disable()
+    try:
+        del entrant
+        assert gone() is None
+    finally:
+        gc.enable()
+    clock.advance(100.0)
+    assert log[-1] == ("expired", "stays")
 
 
 def test_expiry_may_leave_and_enter(clock: Clock, log: Log) -> None:

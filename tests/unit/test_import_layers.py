@@ -31,12 +31,16 @@ LAYERS: dict[str, set[str]] = {
     "whimbrel.util": set(),
     "whimbrel._loops": set(),
     "whimbrel._streaming": set(),
+    "whimbrel._deadlines": set(),
     "whimbrel._curl": set(),
     "whimbrel._curl.driver": set(),
     CAPABILITIES: set(),
     # Pure decisions.
     HTTPUTIL: {"whimbrel.util"},
-    POLICY: {POLICY, HTTPUTIL, "whimbrel.util"},
+    POLICY: {POLICY, HTTPUTIL, "whimbrel._deadlines", "whimbrel.util"},
+    # What backends put bodies through.
+    "whimbrel._download": {POLICY},
+    "whimbrel._upload": {POLICY},
     # The contract and the pipeline.
     CONTRACT: {
         POLICY,
@@ -51,14 +55,14 @@ LAYERS: dict[str, set[str]] = {
     "whimbrel._curl.tls": {CAPABILITIES, "whimbrel._curl", POLICY},
     "whimbrel._curl.options": {CAPABILITIES, "whimbrel._curl", "whimbrel._curl.tls", POLICY},
     "whimbrel._curl.errors": {"whimbrel._curl.driver", POLICY, CONTRACT},
-    "whimbrel._curl.upload": {POLICY},
     "whimbrel._curl.transfer": {
         CAPABILITIES,
         "whimbrel._curl",
         "whimbrel._curl.driver",
         "whimbrel._curl.errors",
         "whimbrel._curl.options",
-        "whimbrel._curl.upload",
+        "whimbrel._download",
+        "whimbrel._upload",
         POLICY,
         CONTRACT,
         HTTPUTIL,
@@ -96,7 +100,6 @@ THIRD_PARTY: dict[str, set[str]] = {
     "whimbrel._curl.options": {"pycurl"},
     "whimbrel._curl.tls": {"pycurl"},
     "whimbrel._curl.transfer": {"pycurl"},
-    "whimbrel._curl.upload": {"pycurl"},
     POLICY: {"idna"},
 }
 

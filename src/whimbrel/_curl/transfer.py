@@ -17,10 +17,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Awaitable, Callable, Iterator
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pycurl
 
@@ -36,9 +34,10 @@ from whimbrel._curl.errors import (
     classify,
 )
 from whimbrel._curl.options import Plan, milliseconds, plan
-from whimbrel._curl.upload import Upload
-from whimbrel._policy.decoding import ContentDecoder, DecodingError, decoder_for
+from whimbrel._download import Download
+from whimbrel._policy.decoding import DecodingError
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
+from whimbrel._upload import Upload
 from whimbrel.httpclient import HTTPError, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
 
@@ -64,16 +63,12 @@ class Transfer:
     __slots__ = (
         "_begun",
         "_block",
-        "_blocker",
-        "_body",
         "_callback",
-        "_chunk",
         "_completion",
         "_continued",
         "_deadline",
-        "_decoder",
         "_dirty",
-        "_discarding",
+        "_download",
         "_early",
         "_error",
         "_exchange",
@@ -83,7 +78,6 @@ class Transfer:
         "_head_pending",
         "_href",
         "_interim",
-        "_limit",
         "_limits",
         "_lines",
         "_local",
@@ -95,10 +89,8 @@ class Transfer:
         "_remote",
         "_requests",
         "_resends",
-        "_rest",
         "_rounds",
         "_seen",
-        "_size",
         "_stale",
         "_stall",
         "_stall_marks",
@@ -129,13 +121,7 @@ class Transfer:
         self._exchange = exchange
         self._lines.clear()
         self._block = 0
-        self._chunk = b""
-        self._body: BytesIO | None = None
-        self._size = 0
-        self._limit = exchange.profile.max_body_size
         self._begun = False
-        self._decoder: ContentDecoder | None = None
-        self._discarding = False
         self._early: int | None = None
         self._head_done = False
         self._head_pending = False
@@ -150,9 +136,14 @@ class Transfer:
         self._stall: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
         self._upload: Upload | None = None
+        self._download: Download | None = Download(
+            self._owner._driver_loop,
+            exchange,
+            _too_long,
+            self._resume_receiving,
+            self._fail_from_loop,
+        )
         self._paused = 0
-        self._blocker: asyncio.Future[Any] | None = None
-        self._rest: Iterator[bytes] | None = None
         self._completion: tuple[int, str] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._proxy_code: int | None = None
@@ -223,10 +214,10 @@ class Transfer:
             setopt(pycurl.POSTFIELDS, exchange.body)
         elif profile.body == "stream":
             self._upload = Upload(
-                self._owner._driver_loop, exchange, self._resume_send, self._fail_from_loop
+                self._owner._driver_loop, exchange, self._resume_sending, self._fail_from_loop
             )
             length = exchange.content_length
-            setopt(pycurl.READFUNCTION, self._upload.read)
+            setopt(pycurl.READFUNCTION, self._on_read)
             setopt(pycurl.SEEKFUNCTION, self._on_seek)
             setopt(pycurl.INFILESIZE_LARGE, -1 if length is None else length)
         if exchange.connect_to is not None:
@@ -352,7 +343,8 @@ class Transfer:
         callback = self._callback
         if callback is None or self._exchange is not exchange:
             return  # libcurl found the end itself, and the handle may be on another exchange
-        if self._blocker is not None:
+        assert self._download is not None
+        if self._download.paused:
             self._completion = (0, "")
             return
         response = self._outcome(0, "")
@@ -366,21 +358,23 @@ class Transfer:
         exchange = self._exchange
         assert exchange is not None
         assert exchange.on_head is not None
+        assert self._download is not None
         try:
             wanted = exchange.on_head(self._status(), self._version(), self._lines[self._block :])
         except BaseException as error:  # noqa: BLE001 (rule 1)
             self._error = error
             return 0
         if not wanted:
-            exchange.on_data = _ignore
-            self._discarding = True
+            self._download.discard()
         if self._callback is None:
             return 0  # cancelled by the callback
         return None
 
     def _on_body(self, chunk: bytes) -> int | None:
         """WRITEFUNCTION: a piece of the body as it came, still encoded."""
-        if self._blocker is not None:
+        download = self._download
+        assert download is not None
+        if download.paused:
             self._paused |= pycurl.PAUSE_RECV
             pause: int = pycurl.WRITEFUNC_PAUSE
             return pause
@@ -391,18 +385,11 @@ class Transfer:
                 if self._head_pending and self._deliver_head() == 0:
                     return 0
                 self._begin_body()
-            exchange = self._exchange
-            assert exchange is not None
             if self._early is not None:
                 self._early -= len(chunk)
                 if self._early <= 0:
                     self._owner._driver_loop.call_soon(self._finish_early, self._exchange)
-            if self._decoder is not None:
-                self._consume(self._decoder.feed(chunk))
-            elif exchange.on_data is not None:
-                self._consume(iter((chunk,)))
-            else:
-                self._keep(chunk)
+            download.feed(chunk)
         except BaseException as error:  # noqa: BLE001 (rule 1)
             self._error = error
         return 0 if self._error is not None or self._callback is None else None
@@ -434,52 +421,17 @@ class Transfer:
         if b"\ntransfer-encoding:" in block and b"\ncontent-length:" in block:
             # RFC 9112 section 6.1: likely an attempt at response splitting.
             raise _garbled(exchange, "both Content-Length and Transfer-Encoding")
-        if b"\ncontent-encoding:" in block and exchange.profile.decompress and not self._discarding:
-            self._decoder = _decoder_of(lines)
+        if b"\ncontent-encoding:" in block:
+            assert self._download is not None
+            self._download.begin(_content_encoding(lines))
 
-    def _consume(self, pieces: Iterator[bytes]) -> None:
-        """Deliver decoded pieces until there are none, or the consumer asks for a pause."""
-        exchange = self._exchange
-        assert exchange is not None
-        for piece in pieces:
-            if not piece:
-                continue
-            on_data = exchange.on_data
-            if on_data is None:
-                self._keep(piece)
-                continue
-            self._count(len(piece))
-            waiting = on_data(piece)
-            if self._callback is None:
-                if asyncio.iscoroutine(waiting):
-                    waiting.close()  # cancelled by the callback: it will not be awaited
-                return
-            if waiting is not None:
-                self._rest = pieces
-                if self._wait_for(waiting):
-                    return
-        self._rest = None
-
-    def _keep(self, piece: bytes) -> None:
-        """Buffer a piece of the body."""
-        self._count(len(piece))
-        if self._body is not None:
-            self._body.write(piece)
-        elif self._chunk:
-            self._body = BytesIO()
-            self._body.write(self._chunk)
-            self._body.write(piece)
-        else:
-            self._chunk = piece
-
-    def _count(self, size: int) -> None:
-        self._size += size
-        if self._limit and self._size > self._limit:
-            raise CurlLimitError(
-                f"the body passes max_body_size: more than {self._limit} bytes,"
-                f" {self._size} so far",
-                stage="body",
-            )
+    def _on_read(self, size: int) -> bytes | int:
+        """READFUNCTION: libcurl wants at most `size` bytes more of the request body."""
+        assert self._upload is not None
+        chunk = self._upload.take(size)
+        if chunk is not None:
+            return chunk
+        return int(pycurl.READFUNC_ABORT if self._upload.stopped else pycurl.READFUNC_PAUSE)
 
     def _on_seek(self, offset: int, origin: int) -> int:
         """SEEKFUNCTION: libcurl wants to send the body from its beginning."""
@@ -493,40 +445,8 @@ class Transfer:
 
     # Pauses
 
-    def _wait_for(self, waiting: Awaitable[None]) -> bool:
-        """Hold the transfer until `waiting` is done; False if it is already."""
-        blocker: asyncio.Future[Any]
-        if asyncio.isfuture(waiting):
-            blocker = waiting
-        elif inspect.isawaitable(waiting):
-            blocker = self._owner._driver_loop.create_task(_settle(waiting))
-            if asyncio.iscoroutine(waiting):
-                # It never begins if the fetch is cancelled in this turn of the loop.
-                blocker.add_done_callback(lambda _: waiting.close())
-        else:
-            raise TypeError(f"streaming_callback must return None or an awaitable, not {waiting!r}")
-        if blocker.done():
-            blocker.result()
-            return False
-        self._blocker = blocker
-        blocker.add_done_callback(self._unblocked)
-        return True
-
-    def _unblocked(self, blocker: asyncio.Future[Any]) -> None:
-        if blocker is not self._blocker:
-            return
-        self._blocker = None
-        try:
-            outcome = blocker.result()
-            if isinstance(outcome, _Raised):
-                raise outcome.error
-            if self._rest is not None:
-                self._consume(self._rest)
-        except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
-            self._fail_from_loop(error)
-            return
-        if self._blocker is not None or self._callback is None:
-            return
+    def _resume_receiving(self) -> None:
+        """The consumer has taken all that it was given."""
         if self._early is not None and self._completion is not None:
             self._finish_early(self._exchange)
         elif self._completion is not None:
@@ -535,7 +455,8 @@ class Transfer:
             self._paused &= ~pycurl.PAUSE_RECV
             self._owner._driver.pause(self.easy, self._paused)
 
-    def _resume_send(self) -> None:
+    def _resume_sending(self) -> None:
+        """The producer has written something, or come to its end."""
         if self._callback is not None:
             self._owner._driver.pause(self.easy, self._paused)
 
@@ -547,6 +468,7 @@ class Transfer:
         exchange = self._exchange
         if self._callback is None or exchange is None:
             return
+        assert self._download is not None
         limit = exchange.profile.stall_timeout
         getinfo = self.easy.getinfo
         mark = (
@@ -556,9 +478,7 @@ class Transfer:
             self._requests,
         )
         marks = self._stall_marks
-        waits_for_us = self._blocker is not None or (
-            self._upload is not None and self._upload.waiting
-        )
+        waits_for_us = self._download.paused or (self._upload is not None and self._upload.waiting)
         if not self._requests or waits_for_us or (marks and marks[-1] != mark):
             marks.clear()
         marks.append(mark)
@@ -576,6 +496,8 @@ class Transfer:
             return
         self._callback = None
         self._owner._driver.cancel(self.easy)
+        assert self._download is not None
+        self._download.cancel()
         self._stop_helpers()
         self._owner._forget(self)
 
@@ -591,10 +513,6 @@ class Transfer:
     def _stop_helpers(self) -> None:
         if self._upload is not None:
             self._upload.cancel()
-        if self._blocker is not None:
-            blocker, self._blocker = self._blocker, None
-            blocker.remove_done_callback(self._unblocked)
-            blocker.cancel()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -612,7 +530,8 @@ class Transfer:
                 return
             if self._completion is not None:
                 code, message = self._completion
-        if self._blocker is not None and not code and self._error is None:
+        assert self._download is not None
+        if self._download.paused and not code and self._error is None:
             # libcurl is through, the consumer is not. The deadline is now ours to keep.
             self._completion = (code, message)
             exchange = self._exchange
@@ -656,6 +575,9 @@ class Transfer:
         callback = self._callback
         assert callback is not None
         self._callback = None
+        assert self._download is not None
+        if self._download.paused:
+            self._download.cancel()  # it failed while the consumer was busy
         self._stop_helpers()
         self._release(code)
         callback(response)
@@ -672,11 +594,8 @@ class Transfer:
         )
         self._exchange = None
         self._upload = None
-        self._decoder = None
-        self._rest = None
+        self._download = None
         self._error = None
-        self._body = None
-        self._chunk = b""
         if keep and not self._owner._closed:
             self._owner._give_back(self)
         else:
@@ -694,8 +613,9 @@ class Transfer:
         try:
             if not self._begun:
                 self._end_without_body()
-            elif self._decoder is not None:
-                self._decoder.finish()
+            else:
+                assert self._download is not None
+                self._download.finish()
         except BaseException as error:  # noqa: BLE001 (a caller's header_callback may raise any)
             return self._failure(error)
         if self._error is not None:
@@ -716,7 +636,6 @@ class Transfer:
         self._lines[:] = lines
         self._block = len(lines)
         self._check_head(lines)
-        self._decoder = None
         if _status_of(lines) == 204:
             length = HTTPHeaders.from_lines(lines[1:]).get("Content-Length", "0")
             if length.strip("0"):
@@ -747,7 +666,9 @@ class Transfer:
 
     def _response(self) -> HTTPResponse:
         exchange = self._exchange
+        download = self._download
         assert exchange is not None
+        assert download is not None
         getinfo = self.easy.getinfo
         lines = self._lines[: self._block]
         owner = self._owner
@@ -756,8 +677,8 @@ class Transfer:
         fields: dict[str, Any] = {
             "code": getinfo(pycurl.RESPONSE_CODE) or _status_of(lines),
             "_lines": lines,
-            "_decoded": exchange.profile.decompress and self._decoder is not None,
-            "body": self._chunk if self._body is None else self._body.getvalue(),
+            "_decoded": self._begun and download.decoded,
+            "body": download.body,
             "effective_url": exchange.url.href,
             "http_version": _VERSIONS.get(getinfo(pycurl.INFO_HTTP_VERSION), "1.1"),
             "remote_address": self._remote,
@@ -875,23 +796,6 @@ def _info(easy: pycurl.Curl, number: int) -> int:
     return value if isinstance(value, int) else 0
 
 
-class _Raised(NamedTuple):
-    error: BaseException
-
-
-async def _settle(waiting: Awaitable[None]) -> _Raised | None:
-    """Await `waiting`. A task that raised SystemExit itself would end the loop with it."""
-    try:
-        await waiting
-    except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
-        return _Raised(error)
-    return None
-
-
-def _ignore(chunk: bytes) -> None:
-    """Where the body of a redirect goes."""
-
-
 def _is_status(line: bytes) -> bool:
     return line.startswith(b"HTTP/") and len(line.split(b" ", 2)) > 1
 
@@ -901,13 +805,13 @@ def _status_of(lines: list[bytes]) -> int:
     return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
 
 
-def _decoder_of(lines: list[bytes]) -> ContentDecoder | None:
+def _content_encoding(lines: list[bytes]) -> str:
     found = [
         line.partition(b":")[2].strip()
         for line in lines
         if line[:17].lower() == b"content-encoding:"
     ]
-    return decoder_for(b", ".join(found).decode("latin-1")) if found else None
+    return b", ".join(found).decode("latin-1")
 
 
 def _name(option: int) -> str:
@@ -920,6 +824,10 @@ def _name(option: int) -> str:
 
 def _garbled(exchange: Exchange, what: str) -> CurlProtocolError:
     return CurlProtocolError(f"{exchange.url.netloc} sent {what}", stage="response")
+
+
+def _too_long(message: str) -> CurlLimitError:
+    return CurlLimitError(message, stage="body")
 
 
 def _closed(message: str, retryable: bool) -> CurlStreamClosedError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-from itertools import count
 from typing import Protocol
+
+from whimbrel._deadlines import Deadlines
 
 
 class Entrant(Protocol):
@@ -24,16 +24,13 @@ class Gate:
     All waiting fetches share a single loop timer, set to the earliest queue deadline.
     """
 
-    __slots__ = ("_alarm", "_deadlines", "_loop", "_order", "active", "limit", "waiting")
+    __slots__ = ("_deadlines", "active", "limit", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
-        self._loop = loop
         self.limit = limit
         self.active = 0
         self.waiting: dict[Entrant, None] = {}
-        self._deadlines: list[tuple[float, int, Entrant]] = []
-        self._order = count()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._deadlines: Deadlines[Entrant] = Deadlines(loop, self._expire)
 
     def enter(self, entrant: Entrant, deadline: float | None) -> bool:
         """Take a slot and return True, or join the queue until `deadline` and return False.
@@ -45,14 +42,13 @@ class Gate:
             return True
         self.waiting[entrant] = None
         if deadline is not None:
-            heapq.heappush(self._deadlines, (deadline, next(self._order), entrant))
-            self._arm()
+            self._deadlines.add(entrant, deadline)
         return False
 
     def withdraw(self, entrant: Entrant) -> None:
         """Take a waiting entrant out of the queue; nothing happens if it is not there."""
         self.waiting.pop(entrant, None)
-        self._forget_departed()
+        self._deadlines.discard(entrant)
 
     def leave(self) -> None:
         """Give a slot back; the longest waiting entrant gets it at once."""
@@ -60,37 +56,9 @@ class Gate:
             self.active -= 1
             return
         entrant = next(iter(self.waiting))
-        del self.waiting[entrant]
-        self._forget_departed()
+        self.withdraw(entrant)
         entrant.admitted()
 
-    def _forget_departed(self) -> None:
-        # Entries of the departed stay in the heap; a rebuild now and then bounds them.
-        if not self.waiting:
-            self._deadlines.clear()
-            if self._alarm is not None:
-                self._alarm.cancel()
-                self._alarm = None
-        elif len(self._deadlines) > 2 * len(self.waiting) + 64:
-            self._deadlines = [entry for entry in self._deadlines if entry[2] in self.waiting]
-            heapq.heapify(self._deadlines)
-
-    def _arm(self) -> None:
-        if not self._deadlines:
-            return
-        due = self._deadlines[0][0]
-        if self._alarm is not None:
-            if self._alarm.when() <= due:
-                return
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(due, self._expire)
-
-    def _expire(self) -> None:
-        self._alarm = None
-        now = self._loop.time()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            entrant = heapq.heappop(self._deadlines)[2]
-            if entrant in self.waiting:
-                del self.waiting[entrant]
-                entrant.queue_expired()
-        self._arm()
+    def _expire(self, entrant: Entrant) -> None:
+        del self.waiting[entrant]
+        entrant.queue_expired()

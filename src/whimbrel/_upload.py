@@ -1,7 +1,7 @@
 """A request body that is produced while it is sent.
 
-libcurl asks (`read`), a producer writes; whoever is ahead waits: libcurl is paused while there
-is nothing to send, the producer's `write` is not done while much waits to be sent.
+The backend takes, a producer writes; whoever is ahead waits: the backend until it is woken, while
+there is nothing to send; the producer's `write` while much waits to be sent.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-import pycurl
-
 from whimbrel._policy.exchange import Exchange
 
 # What may wait to be sent before write() holds its caller back.
@@ -20,38 +18,44 @@ HIGH_WATER = 64 * 1024
 
 
 class Upload:
-    """Feeds READFUNCTION from a producer, which starts when libcurl first asks: with
+    """The body of one request. Its producer starts when the first byte is asked for: with
     ``Expect: 100-continue`` that is after the 100."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         exchange: Exchange,
-        resume: Callable[[], None],
+        wake: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
+        """Take the backend's side.
+
+        `wake` is called when there is something to take again, also from within the producer's
+        ``write``. `failed` gets what the producer raises; the backend then ends the exchange.
+        """
         self._loop = loop
         self._exchange = exchange
-        self._resume = resume
+        self._wake_backend = wake
         self._failed = failed
         self._task: asyncio.Task[None] | None = None
+        self._run_number = 0  # of the run whose body is wanted; the one before may linger
         self._stopped = False
         self._reset()
 
     def _reset(self) -> None:
         self._chunks: deque[bytes] = deque()
-        self._offset = (
-            0  # what libcurl has of the first chunk: slicing that off would copy the rest
-        )
+        self._offset = 0  # what is taken of the first chunk: slicing that off would copy the rest
         self._size = 0
         self._written = 0
         self._finished = False
-        self._waiting = False  # libcurl is paused until there is something
+        self._waiting = False  # the backend waits until there is something
         self._room: asyncio.Future[None] | None = None
+
+    # The backend's side
 
     @property
     def waiting(self) -> bool:
-        """Whether libcurl waits for the producer."""
+        """Whether the backend waits for the producer."""
         return self._waiting
 
     @property
@@ -59,19 +63,27 @@ class Upload:
         """Whether some of the body is still to be sent."""
         return not self._finished or bool(self._chunks)
 
-    # libcurl's side
+    @property
+    def stopped(self) -> bool:
+        """Whether `cancel` was called: nothing more will come."""
+        return self._stopped
 
-    def read(self, size: int) -> bytes | int:
-        """READFUNCTION: at most `size` bytes, b"" at the end, PAUSE, or ABORT after `cancel`."""
+    def take(self, size: int) -> bytes | None:
+        """Return at most `size` bytes (1 or more), b"" at the end.
+
+        None: there is nothing yet, and `wake` will be called; or, once `stopped`, never will be.
+        """
+        if self._task is None and not self._stopped:
+            self._task = self._loop.create_task(self._run(self._run_number))
+            if self._stopped:
+                self.cancel()  # an eager task has begun already, and ended the exchange
         if self._stopped:
-            return int(pycurl.READFUNC_ABORT)
-        if self._task is None:
-            self._task = self._loop.create_task(self._run())
+            return None
         if not self._chunks:
             if self._finished:
                 return b""
             self._waiting = True
-            return int(pycurl.READFUNC_PAUSE)
+            return None
         chunk = self._chunks[0]
         end = self._offset + size
         if end < len(chunk):
@@ -88,29 +100,36 @@ class Upload:
         return chunk
 
     def rewind(self) -> bool:
-        """SEEKFUNCTION to 0: whether the body can be sent from its beginning again."""
+        """Go back to the beginning; False if the body cannot be produced once more."""
         if self._task is None:
             return True
         if not self._exchange.replayable:
             return False
+        self._run_number += 1
         self._task.cancel()
         self._task = None
         self._reset()
         return True
 
+    def cancel(self) -> None:
+        """Stop the producer for good; nothing is heard of it any more."""
+        self._stopped = True
+        self._run_number += 1
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+
     # The producer's side
 
-    async def _run(self) -> None:
+    async def _run(self, number: int) -> None:
         producer = self._exchange.producer
         assert producer is not None
-        task = asyncio.current_task()
-        assert task is not None
 
         def write(chunk: bytes) -> Awaitable[None]:
             # A producer that outlives its cancellation must not write into another body.
-            if task is not self._task:
+            if number != self._run_number:
                 raise ConnectionAbortedError("the request is over: its body is no longer wanted")
-            return self.write(chunk)
+            return self._write(chunk)
 
         try:
             outcome = producer(write)
@@ -123,20 +142,21 @@ class Upload:
                     f" says {length}"
                 )
         except BaseException as error:
-            if task is not self._task:
+            if number != self._run_number:
                 # Cancelled by us: whatever the producer makes of that is nobody's failure.
                 if isinstance(error, asyncio.CancelledError | GeneratorExit):
                     raise
                 return
-            if isinstance(error, asyncio.CancelledError) and task.cancelling():
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # by the loop's owner; otherwise it is the producer's own
             self._failed(error)
         else:
-            if task is self._task:
+            if number == self._run_number:
                 self._finished = True
                 self._wake()
 
-    def write(self, chunk: bytes) -> Awaitable[None]:
+    def _write(self, chunk: bytes) -> Awaitable[None]:
         """Send `chunk`; the returned awaitable is done when there is room for more.
 
         Raises TypeError for anything but bytes, ValueError past Content-Length.
@@ -167,11 +187,4 @@ class Upload:
     def _wake(self) -> None:
         if self._waiting:
             self._waiting = False
-            self._resume()
-
-    def cancel(self) -> None:
-        """Stop the producer for good; nothing is heard of it any more."""
-        self._stopped = True
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
+            self._wake_backend()
