@@ -29,6 +29,15 @@ def current_loop() -> asyncio.AbstractEventLoop | None:
     return loop
 
 
+def current_or_new_loop() -> asyncio.AbstractEventLoop:
+    """As :func:`current_loop`; where there is none, or a closed one, a new one becomes current."""
+    loop = current_loop()
+    if loop is None or loop.is_closed():
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+    return loop
+
+
 def _is_running_here() -> bool:
     try:
         asyncio.get_running_loop()

@@ -7,14 +7,16 @@ Whatever parses input from the network does so in linear time and with bounds, a
 
 from __future__ import annotations
 
+import binascii
 import datetime
 import re
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, TypeVar, overload
-from urllib.parse import parse_qsl, unquote, unquote_to_bytes, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from whimbrel.util import utf8
 
@@ -31,6 +33,10 @@ responses: dict[int, str] = {status.value: status.phrase for status in HTTPStatu
 
 class HTTPInputError(Exception):
     """Malformed HTTP came from the peer, or was given to a parser. Not a ``ValueError``."""
+
+
+class _FormError(HTTPInputError):
+    """The form in a request's body is malformed, or too large."""
 
 
 class HTTPOutputError(Exception):
@@ -125,6 +131,8 @@ class HTTPHeaders(MutableMapping[str, str]):
     def __init__(self, fields: Any = (), /, **kwargs: str | bytes) -> None:
         if isinstance(fields, HTTPHeaders):
             self._lists = {name: values[:] for name, values in fields._lists.items()}
+            if not kwargs:
+                return
             fields = ()
         else:
             self._lists = {}
@@ -531,24 +539,25 @@ class HTTPServerRequest:
     """One request that a server has received.
 
     Raises :class:`HTTPInputError` for a ``Host`` that is missing (HTTP/1.1, RFC 9112 section
-    3.2), repeated or malformed, and for a query of too many arguments.
+    3.2), repeated or malformed, for a request-target that is neither a path nor a well-formed URL
+    of http or https (``*`` and CONNECT apart), and for a query of too many arguments.
+
+    A form in the body is parsed when ``arguments``, ``body_arguments`` or ``files`` are first asked
+    for, and they raise :class:`HTTPInputError` if :func:`parse_body_arguments` does.
     """
 
     method: str
     uri: str  #: the request-target as it came
-    path: str  #: ``uri`` up to the ``?``
-    query: str  #: ``uri`` after the ``?``
+    path: str  #: of ``uri``, up to the ``?``
+    query: str  #: of ``uri``, after the ``?``
     version: str
     headers: HTTPHeaders
     body: bytes
-    host: str  #: the ``Host`` field as it came; ``"127.0.0.1"`` for HTTP/1.0 without one
+    host: str  #: of ``uri``, else the ``Host`` field; ``"127.0.0.1"`` for HTTP/1.0 without either
     host_name: str  #: ``host`` in lower case, without the port
     remote_ip: str | None  #: the client's address, None if the connection does not tell
     protocol: str  #: ``"http"`` or ``"https"``
-    arguments: dict[str, list[bytes]]  #: of query and body; names are Latin-1
-    query_arguments: dict[str, list[bytes]]
-    body_arguments: dict[str, list[bytes]]
-    files: dict[str, list[HTTPFile]]
+    query_arguments: dict[str, list[bytes]]  #: names are Latin-1
     connection: HTTPConnection | None
     server_connection: object | None
 
@@ -573,8 +582,12 @@ class HTTPServerRequest:
         self.headers = headers if headers is not None else HTTPHeaders()
         self.body = body or b""
         self.host = host or _host_of(self.headers, version)
-        self.host_name = split_host_and_port(self.host.lower())[0]
-        self.files = files if files is not None else {}
+        self._origin_form = self.uri
+        if self.uri[0] != "/" and self.uri != "*" and self.method != "CONNECT":
+            self.host, self._origin_form = _split_absolute(self.uri)
+        host_name = self.host.lower()
+        self.host_name = split_host_and_port(host_name)[0] if ":" in host_name else host_name
+        self._files = files if files is not None else {}
         self.connection = connection
         self.server_connection = server_connection
 
@@ -582,13 +595,43 @@ class HTTPServerRequest:
         self.remote_ip = getattr(context, "remote_ip", None)
         self.protocol = getattr(context, "protocol", "http")
 
-        self.path, _, self.query = self.uri.partition("?")
-        self.query_arguments = _parse_arguments(self.query.encode("latin-1", "replace"), "query")
-        self.arguments = {name: values[:] for name, values in self.query_arguments.items()}
-        self.body_arguments = {}
+        self.path, _, self.query = self._origin_form.partition("?")
+        self.query_arguments = {}
+        if self.query:
+            query = self.query.encode("latin-1", "replace")
+            self.query_arguments = _parse_arguments(query, "query")
         self._start_time = time.monotonic()
         self._finish_time: float | None = None
         self._cookies: SimpleCookie | None = None
+
+    # Not when the request arrives: the work is the client's to choose, and is done for those only
+    # who want what comes of it.
+
+    @cached_property
+    def body_arguments(self) -> dict[str, list[bytes]]:
+        """The arguments of the form in the body; names are Latin-1."""
+        found: dict[str, list[bytes]] = {}
+        if self.body:
+            content_type = self.headers.get("Content-Type", "")
+            try:
+                parse_body_arguments(content_type, self.body, found, self._files, self.headers)
+            except HTTPInputError as error:
+                raise _FormError(str(error)) from error
+        return found
+
+    @cached_property
+    def arguments(self) -> dict[str, list[bytes]]:
+        """The arguments of query and form."""
+        found = {name: values[:] for name, values in self.query_arguments.items()}
+        for name, values in self.body_arguments.items():
+            found.setdefault(name, []).extend(values)
+        return found
+
+    @cached_property
+    def files(self) -> dict[str, list[HTTPFile]]:
+        """The files of the form in the body."""
+        _ = self.body_arguments  # which parses the form
+        return self._files
 
     @property
     def cookies(self) -> SimpleCookie:
@@ -606,19 +649,12 @@ class HTTPServerRequest:
 
     def full_url(self) -> str:
         """Return the URL that the client asked for, rebuilt from the parts known here."""
-        return f"{self.protocol}://{self.host}{self.uri}"
+        return f"{self.protocol}://{self.host}{self._origin_form}"
 
     def request_time(self) -> float:
         """Return the seconds from the request's arrival to its end, or to now."""
         end = time.monotonic() if self._finish_time is None else self._finish_time
         return end - self._start_time
-
-    def _parse_body(self) -> None:
-        """Fill ``body_arguments`` and ``files``, and add the former to ``arguments``."""
-        content_type = self.headers.get("Content-Type", "")
-        parse_body_arguments(content_type, self.body, self.body_arguments, self.files, self.headers)
-        for name, values in self.body_arguments.items():
-            self.arguments.setdefault(name, []).extend(values)
 
     def __repr__(self) -> str:
         """Leave out headers and body: they hold secrets, and reprs end up in logs."""
@@ -638,6 +674,22 @@ def _host_of(headers: HTTPHeaders, version: str) -> str:
     if not _HOST.fullmatch(hosts[0]):
         raise HTTPInputError(f"invalid Host header {_abbreviate(hosts[0])}")
     return hosts[0]
+
+
+_ABSOLUTE = re.compile(r"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
+
+
+def _split_absolute(target: str) -> tuple[str, str]:
+    """Return host, and path with query, of a target in absolute-form (RFC 9112 section 3.2.2).
+
+    Proxies send it; its host counts then, not the ``Host`` field.
+    """
+    match = _ABSOLUTE.fullmatch(target)
+    # User information in it is refused (RFC 9110 section 4.2.4).
+    if match is None or not _HOST.fullmatch(match[1]):
+        raise HTTPInputError(f"invalid request target {_abbreviate(target)}")
+    rest = match[2]
+    return match[1], rest if rest.startswith("/") else f"/{rest}"
 
 
 class HTTPFile(dict[str, Any]):
@@ -664,6 +716,7 @@ class HTTPFile(dict[str, Any]):
 # --------------------------------------------------------------------------------------------
 
 _MAX_ARGUMENTS = 1000  # in one query or body
+_MAX_FORM_SIZE = 10 * 1024 * 1024  # bytes of a urlencoded body, as in Go's net/http
 _MAX_PARTS = 100  # in one multipart body
 _MAX_PART_HEADER_SIZE = 10 * 1024  # bytes, for each part
 _MAX_BOUNDARY = 70  # RFC 2046 section 5.1.1
@@ -679,10 +732,36 @@ def _parse_arguments(data: bytes, what: str) -> dict[str, list[bytes]]:
     for pair in data.replace(b"+", b" ").split(b"&"):
         if pair:
             name, _, value = pair.partition(b"=")
-            arguments.setdefault(unquote_to_bytes(name).decode("latin-1"), []).append(
-                unquote_to_bytes(value)
-            )
+            arguments.setdefault(_unquote(name).decode("latin-1"), []).append(_unquote(value))
     return arguments
+
+
+# "%" that begins no escape stands for itself.
+_BARE_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_BLOCK = 16 * 1024
+
+
+def _unquote(data: bytes) -> bytes:
+    """Undo percent-encoding.
+
+    ``urllib.parse.unquote_to_bytes`` makes an object of each escape, which for megabytes of them
+    takes seconds and gigabytes. Quoted-printable (RFC 2045 section 6.7) is the same but for its
+    escape character, and decoded in C: its soft line breaks do not occur, since each ``=`` that it
+    sees here stands before two hexadecimal digits.
+    """
+    if b"%" not in data:
+        return data
+    decoded = []
+    position = 0
+    while position < len(data):
+        end = position + _BLOCK
+        cut = data.find(b"%", end - 2, end)  # an escape that the block would end in
+        if cut >= 0:
+            end = cut
+        block = _BARE_PERCENT.sub(b"%25", data[position:end])
+        decoded.append(binascii.a2b_qp(block.replace(b"=", b"%3D").replace(b"%", b"=")))
+        position = end
+    return b"".join(decoded)
 
 
 def parse_body_arguments(
@@ -698,7 +777,8 @@ def parse_body_arguments(
     another type adds nothing. ``headers`` are the request's: a form that is still encoded
     (``Content-Encoding``) is refused.
 
-    Raises :class:`HTTPInputError` for a malformed body, and for one with too many arguments.
+    Raises :class:`HTTPInputError` for a malformed body, for one with more than 1,000 arguments,
+    and for a urlencoded one of more than 10 MiB.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in ("application/x-www-form-urlencoded", "multipart/form-data"):
@@ -712,6 +792,8 @@ def parse_body_arguments(
             raise HTTPInputError("multipart/form-data without a boundary")
         parse_multipart_form_data(boundary.encode("latin-1", "replace"), body, arguments, files)
         return
+    if len(body) > _MAX_FORM_SIZE:
+        raise HTTPInputError(f"form of {len(body)} bytes, more than {_MAX_FORM_SIZE}")
     for name, values in _parse_arguments(body, "form").items():
         arguments.setdefault(name, []).extend(values)
 

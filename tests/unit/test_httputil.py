@@ -7,9 +7,12 @@ import datetime
 import gc
 import pickle
 import time
+import tracemalloc
 import weakref
 from collections.abc import Callable, Mapping
+from random import Random
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -751,6 +754,53 @@ def test_request_bad_host(host: str) -> None:
         make_request(Host=host)
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "path", "query"),
+    [
+        ("http://Other.example:81/p?a=1", "Other.example:81", "/p", "a=1"),
+        ("HTTP://other.example", "other.example", "/", ""),
+        ("https://other.example?a=1", "other.example", "/", "a=1"),
+        ("http://[::1]:81/", "[::1]:81", "/", ""),
+    ],
+)
+def test_request_absolute_form(target: str, host: str, path: str, query: str) -> None:
+    """The host of a target in absolute-form counts, not the Host field."""
+    request = make_request(target)
+    assert (request.uri, request.host, request.path, request.query) == (target, host, path, query)
+    assert request.host_name == host.lower().removesuffix(":81")
+    assert request.full_url() == f"http://{host}{path}" + (f"?{query}" if query else "")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "ftp://a/",
+        "http://user@a/",
+        "http:///p",
+        "http://a b/",
+        "http://a,b/",
+        "a:80",
+        "mailto:a",
+        "a",
+    ],
+)
+def test_request_bad_absolute_form(target: str) -> None:
+    """Another scheme, user information, no valid host, no URL: an HTTPInputError."""
+    with pytest.raises(HTTPInputError, match="invalid request target"):
+        make_request(target)
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("GET", "/http://a/?b=c://d"), ("OPTIONS", "*"), ("CONNECT", "host:443")],
+)
+def test_request_other_forms(method: str, target: str) -> None:
+    """All other forms leave the host to the Host field."""
+    request = make_request(target, method)
+    assert request.host == "example.com"
+    assert request.path == target.partition("?")[0]
+
+
 def test_request_missing_or_repeated_host() -> None:
     """HTTP/1.1 needs exactly one Host; HTTP/1.0 may go without."""
     with pytest.raises(HTTPInputError, match="missing Host"):
@@ -783,15 +833,44 @@ def test_request_repr_hides_headers_and_body() -> None:
     )
 
 
-def test_request_parse_body() -> None:
-    """Arguments of the body join those of the query."""
+def test_request_form() -> None:
+    """Arguments of the body join those of the query; they may be changed, as any dict."""
     content_type = "application/x-www-form-urlencoded"
     request = make_request("/?a=1", "POST", **{"Content-Type": content_type})
     request.body = b"a=2&b=3"
-    request._parse_body()
-    assert request.body_arguments == {"a": [b"2"], "b": [b"3"]}
     assert request.arguments == {"a": [b"1", b"2"], "b": [b"3"]}
+    assert request.body_arguments == {"a": [b"2"], "b": [b"3"]}
     assert request.query_arguments == {"a": [b"1"]}
+    assert request.files == {}
+    request.arguments["c"] = [b"4"]
+    assert request.arguments["c"] == [b"4"]
+    request.body_arguments = {}
+    assert request.body_arguments == {}
+
+
+def test_request_files() -> None:
+    """Files of the body join those that the request was made with."""
+    files = {"a": [HTTPFile(filename="x", body=b"1", content_type="text/plain")]}
+    request = HTTPServerRequest(
+        "POST",
+        headers=HTTPHeaders({"Content-Type": "multipart/form-data; boundary=B"}),
+        body=part('form-data; name="b"; filename="y"', b"2") + END,
+        files=files,
+    )
+    assert {name: file.body for name, (file,) in request.files.items()} == {"a": b"1", "b": b"2"}
+    assert request.body_arguments == {}
+
+
+def test_a_malformed_form_is_refused_when_it_is_asked_for() -> None:
+    """Each time, and not before; what else the request has is not touched by it."""
+    headers = HTTPHeaders({"Content-Type": "multipart/form-data; boundary=B"})
+    request = HTTPServerRequest("POST", "/?a=1", headers=headers, body=b"--C--\r\n")
+    for name in ("arguments", "body_arguments", "files", "arguments"):
+        with pytest.raises(HTTPInputError, match="does not start with its boundary"):
+            getattr(request, name)
+    assert request.query_arguments == {"a": [b"1"]}
+    request.body = b""
+    assert request.arguments == {"a": [b"1"]}
 
 
 def test_query_of_too_many_arguments() -> None:
@@ -859,6 +938,37 @@ def test_form_of_too_many_arguments() -> None:
     assert len(parse_body(URLENCODED, b"&".join([b"a=1"] * 1000))[0]["a"]) == 1000
     with pytest.raises(HTTPInputError, match="more than 1000 arguments in the form"):
         parse_body(URLENCODED, b"&".join([b"a=1"] * 1001))
+
+
+def test_form_of_too_many_bytes() -> None:
+    """A urlencoded form of 10 MiB is parsed, one of a byte more refused."""
+    body = b"a=" + b"x" * (10 * 1024 * 1024 - 2)
+    assert len(parse_body(URLENCODED, body)[0]["a"][0]) == len(body) - 2
+    with pytest.raises(HTTPInputError, match="form of 10485761 bytes, more than 10485760"):
+        parse_body(URLENCODED, body + b"x")
+
+
+def test_percent_decoding_is_that_of_urllib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is escaped, and wherever a block ends."""
+    monkeypatch.setattr(httputil, "_BLOCK", 4)
+    random = Random(1)
+    alphabet = (b"%", b"%", b"%41", b"%3d", b"%ff", b"a", b"F", b"=", b"\r\n", b"_", b" ", b"\xff")
+    for _ in range(5_000):
+        data = b"".join(random.choices(alphabet, k=random.randrange(12)))
+        assert httputil._unquote(data) == unquote_to_bytes(data), data
+
+
+@pytest.mark.parametrize("piece", [b"%41", b"a%41", b"%", b"%4", b"=", b"+"])
+def test_a_form_takes_memory_of_its_size(piece: bytes) -> None:
+    """A few copies of it, and not an object for each escape."""
+    body = b"a=" + piece * (2**20 // len(piece))
+    tracemalloc.start()
+    try:
+        parse_body(URLENCODED, body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * len(body)
 
 
 def test_encoded_form_is_refused() -> None:
@@ -1054,7 +1164,8 @@ def test_forms_are_parsed_in_linear_time() -> None:
                 pass
 
         assert_linear(parse, 2_000)
-    assert_linear(lambda count: parse_body(URLENCODED, b"a=" + b"%41+" * count), 20_000)
+    for piece in (b"%41+", b"%", b"%4", b"="):
+        assert_linear(lambda count, p=piece: parse_body(URLENCODED, b"a=" + p * count), 50_000)
 
 
 # -- interfaces

@@ -1,0 +1,1 @@
+"""What :mod:`whimbrel.iostream` is made of, beside the streams themselves."""

@@ -1,0 +1,1 @@
+"""Applications and handlers, over raw sockets, and the tutorials."""
