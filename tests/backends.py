@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 BACKENDS: dict[str, str] = {
     "curl": "whimbrel.curl_httpclient.CurlAsyncHTTPClient",
+    "simple": "whimbrel.simple_httpclient.SimpleAsyncHTTPClient",
 }
 
 
@@ -21,6 +22,9 @@ class KnownDifference(NamedTuple):
     name: str
     backend: str
     reason: str
+    raises: type[Exception] | None = None
+    """What the backend raises for a thing that it does not have; None where it behaves in another
+    way. A test that fails in any other manner fails."""
 
 
 KNOWN_DIFFERENCES: tuple[KnownDifference, ...] = (
@@ -42,6 +46,26 @@ KNOWN_DIFFERENCES: tuple[KnownDifference, ...] = (
         "on a reused connection that closes within the status line, a GET is sent once more:"
         " libcurl counts a response from its first whole line on",
     ),
+    KnownDifference(
+        "http-2-and-3",
+        "simple",
+        'every `http_version` but None and "1.1" raises `CapabilityError`: the backend is an'
+        " implementation of HTTP/1.1",
+        NotImplementedError,
+    ),
+    KnownDifference(
+        "negotiate",
+        "simple",
+        '`auth_mode` and `proxy_auth_mode` "negotiate" raise `CapabilityError`: Python has no'
+        " Kerberos of its own",
+        NotImplementedError,
+    ),
+    KnownDifference(
+        "prepare_curl_callback",
+        "simple",
+        "it raises `CapabilityError`: there is no libcurl handle to prepare",
+        NotImplementedError,
+    ),
 )
 
 
@@ -53,7 +77,7 @@ def known_difference(name: str, backend: str) -> KnownDifference | None:
     return next((entry for entry in entries if entry.backend == backend), None)
 
 
-# A base class that every failure of a backend has besides the common ones.
+# A base class that every failure of a backend has besides the common ones; simple has none.
 ERROR_BASES: dict[str, str] = {
     "curl": "whimbrel.curl_httpclient.CurlError",
 }

@@ -61,7 +61,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             callspec = getattr(item, "callspec", None)
             entry = known_difference(marker.args[0], callspec.params["backend"])
             if entry is not None:
-                item.add_marker(pytest.mark.xfail(reason=entry.reason, strict=True))
+                item.add_marker(
+                    pytest.mark.xfail(reason=entry.reason, raises=entry.raises, strict=True)
+                )
 
 
 def _bounded(test: Callable[..., Any]) -> Callable[..., Any]:

@@ -51,6 +51,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # On demand (PEP 562): `python -m whimbrel.httpclient` must not find itself imported already.
+    if name == "ioloop":
+        # Programs say `tornado.ioloop.IOLoop` after no more than `import tornado.httpclient`.
+        import whimbrel.ioloop
+
+        return whimbrel.ioloop
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from whimbrel import httpclient, httputil

@@ -44,6 +44,11 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         self._versions: dict[tuple[str, int], str] = {}
         _clients.add(self)
 
+    @staticmethod
+    def check_libcurl() -> None:
+        """Raise CapabilityError if pycurl runs on a libcurl that is too old."""
+        capabilities.check()
+
     def open_on(self, loop: asyncio.AbstractEventLoop) -> None:
         capabilities.check()
         self._driver_loop = loop

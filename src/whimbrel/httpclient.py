@@ -24,10 +24,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import logging
 import os
 import socket
 import ssl
 import sys
+import threading
 import time
 import warnings
 from collections.abc import (
@@ -44,7 +46,7 @@ from io import BytesIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
-from whimbrel._loops import PrivateLoop, current_loop, fork_count
+from whimbrel._loops import PrivateLoop, current_loop, current_or_new_loop, fork_count
 from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
 from whimbrel._policy.decoding import is_decodable
 from whimbrel._policy.environment import EnvironmentProxies
@@ -230,7 +232,7 @@ class HTTPRequest:
     :param str auth_username: user name for `auth_mode`.
     :param str auth_password: password; "" where only the user name is given.
     :param str auth_mode: "basic" (default), "digest", "bearer" (with `auth_token`) or
-        "negotiate" (Kerberos).
+        "negotiate" (Kerberos; curl backend only).
     :param float connect_timeout: seconds for name look-up, TCP, proxy and TLS of one hop
         together; 20.0, 0 for no limit (CURLOPT_CONNECTTIMEOUT_MS).
     :param float request_timeout: seconds for the whole fetch, queue and redirects included;
@@ -251,7 +253,7 @@ class HTTPRequest:
     :param int proxy_port: see `proxy_host`.
     :param str proxy_username: user name for the proxy.
     :param str proxy_password: password for the proxy.
-    :param str proxy_auth_mode: "basic" (default), "digest" or "negotiate".
+    :param str proxy_auth_mode: "basic" (default), "digest" or "negotiate" (curl backend only).
     :param bool allow_nonstandard_methods: allow any method, with or without a body.
     :param bool validate_cert: verify the origin's certificate and name; True.
     :param ca_certs: name of a PEM file, or the PEM bytes; None is the system's set, or certifi's.
@@ -273,7 +275,8 @@ class HTTPRequest:
     :param proxy_ssl: like `ssl_options`, for the hop to an https proxy.
     :param str auth_token: for `auth_mode` "bearer".
     :param str http_version: "1.1", "2", "2-prior-knowledge", "3" (falls back) or "3-only"; None
-        lets TLS choose between 1.1 and 2.
+        lets TLS choose between 1.1 and 2. On the simple backend it is 1.1, and only that can be
+        asked for.
     :param float queue_timeout: seconds in the queue; None is the smaller of `connect_timeout`
         and `request_timeout`, 0 no limit of its own.
     :param float stall_timeout: seconds without a byte before a transfer is given up; 0, the
@@ -493,8 +496,9 @@ class HTTPResponse:
     Headers, body, reason and timings are worked out when they are first looked at.
     """
 
-    # What a backend leaves for later: raw header lines of the final header block, and timings.
-    _lines: Sequence[bytes] = ()
+    # What a backend leaves for later: the final header block, as it came or cut into lines, and
+    # timings.
+    _block: bytes = b""
     _times: tuple[float, ...] | None = None
     _decoded: bool = False
 
@@ -546,11 +550,15 @@ class HTTPResponse:
 
     @classmethod
     def received(cls, fields: dict[str, Any]) -> HTTPResponse:
-        """Build a response from a backend's `fields`: attribute names to values, with ``_lines``
-        and ``_times`` in place of what is parsed on demand."""
+        """Build a response from a backend's `fields`: attribute names to values, with ``_lines`` or
+        ``_block``, and ``_times``, in place of what is parsed on demand."""
         response = cls.__new__(cls)
         response.__dict__ = fields
         return response
+
+    @cached_property
+    def _lines(self) -> Sequence[bytes]:
+        return self._block.splitlines(True)
 
     @cached_property
     def headers(self) -> HTTPHeaders:
@@ -1104,6 +1112,24 @@ class _Fetch(asyncio.Future[HTTPResponse]):
 # Clients
 
 
+def _without_libcurl(error: Exception) -> type[AsyncHTTPClient]:
+    """The backend that takes over, and one log line that says why."""
+    from whimbrel.simple_httpclient import SimpleAsyncHTTPClient
+
+    global _told_why
+    if not _told_why:
+        _told_why = True
+        logging.getLogger("whimbrel").warning(
+            "AsyncHTTPClient runs in pure Python, with HTTP/1.1 only, because libcurl cannot be"
+            " used: %s (to have it: pip install pycurl)",
+            error,
+        )
+    return SimpleAsyncHTTPClient
+
+
+_told_why = False
+
+
 class AsyncHTTPClient(Configurable):
     """A non-blocking HTTP client.
 
@@ -1124,7 +1150,7 @@ class AsyncHTTPClient(Configurable):
         None is `max_buffer_size`. 0 is no limit.
     :param int max_buffer_size: what `max_body_size` is where it is not given; 104857600.
     :param int max_header_size: bytes of a response's header block; None is the backend's own
-        limit (libcurl: 300 KiB).
+        limit (curl: libcurl's 300 KiB; simple: 64 KiB).
     :param dict hostname_mapping: host, (host, port) or (host, port, use_ssl) to the host, or
         (host, port), to connect to instead. TLS and the Host field keep the URL's.
     :param resolver: an object whose ``resolve(host, port, family)`` returns, or returns an
@@ -1163,11 +1189,11 @@ class AsyncHTTPClient(Configurable):
         # The one upward import: the interface knows where its default backend lives.
         try:
             from whimbrel.curl_httpclient import CurlAsyncHTTPClient
-        except ImportError as error:
-            raise ImportError(
-                f"the default backend cannot be loaded ({error}): install pycurl with its libcurl"
-                " (pip install pycurl), or name another backend with AsyncHTTPClient.configure()"
-            ) from error
+
+            CurlAsyncHTTPClient.check_libcurl()
+        except (ImportError, AttributeError, NotImplementedError) as error:
+            # Missing; too old to have the names that are used; on a libcurl that is too old.
+            return _without_libcurl(error)
         return CurlAsyncHTTPClient
 
     def initialize(
@@ -1306,10 +1332,14 @@ class AsyncHTTPClient(Configurable):
             return loop
         loop = running or current_loop()
         if loop is None:
-            raise RuntimeError(
-                "fetch() needs an event loop: call it from a coroutine, or make one the current"
-                " loop first (asyncio.set_event_loop)"
-            )
+            # As in Tornado: a script may fetch before it has begun to run a loop. In another
+            # thread that is more likely a client that belongs elsewhere.
+            if threading.current_thread() is not threading.main_thread():
+                raise RuntimeError(
+                    "fetch() needs an event loop in this thread: call it from a coroutine, or make"
+                    " a loop the current one first (asyncio.set_event_loop)"
+                )
+            loop = current_or_new_loop()
         self.open_on(loop)
         self._gate = Gate(loop, self.max_clients)
         self._loop = loop  # bound now: what fails before may be tried again

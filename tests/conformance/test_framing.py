@@ -198,6 +198,22 @@ async def test_http_1_0_closes(client: Any) -> None:
         assert len(server.connections) == 2
 
 
+@pytest.mark.parametrize(
+    ("value", "kept"), [("close", False), ("x,\tClose", False), ("keep-alive", True)]
+)
+@pytest.mark.parametrize("body", [None, b"body"])
+async def test_a_callers_connection_close_is_obeyed(
+    client: Any, value: str, kept: bool, body: bytes | None
+) -> None:
+    """RFC 9112 section 9.6: who says close sends no further request on that connection."""
+    method = "GET" if body is None else "POST"
+    async with ScriptedServer(canned(ok())) as server:
+        headers = {"Connection": value}
+        await client.fetch(server.url(), method=method, body=body, headers=headers)
+        assert (await client.fetch(server.url())).reused is kept
+        assert len(server.connections) == (1 if kept else 2)
+
+
 async def test_connection_close_is_obeyed(client: Any) -> None:
     """A response that says Connection: close is the last one of its connection."""
     async with ScriptedServer(canned(ok(b"ok", "Connection: close"))) as server:

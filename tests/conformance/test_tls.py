@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import ssl
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
 from whimbrel.httpclient import HTTPStreamClosedError, HTTPTLSError
+from whimbrel.testing.proxy import ProxyServer
 from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok, silent
 
 from .support import error_of
@@ -179,7 +181,7 @@ async def test_version_is_at_least_1_2_by_default(client: Any, certificates: Any
 
 
 @pytest.fixture(params=["crl", "keylog", "certificate", "server"])
-def unmappable(request: pytest.FixtureRequest, certificates: Any, tmp_path: Any) -> ssl.SSLContext:
+def unmappable(request: pytest.FixtureRequest, certificates: Any, tmp_path: Path) -> ssl.SSLContext:
     """A context that libcurl cannot be made to follow."""
     context = ssl.create_default_context(cafile=certificates.ca_file)
     if request.param == "crl":
@@ -194,14 +196,43 @@ def unmappable(request: pytest.FixtureRequest, certificates: Any, tmp_path: Any)
 
 
 # The context before the client: it keeps a file open, which is no leak of the client's.
-async def test_what_cannot_be_mapped_is_refused(
-    unmappable: ssl.SSLContext, client: Any, server_context: ssl.SSLContext
+async def test_what_a_context_holds_is_honoured_or_refused(
+    unmappable: ssl.SSLContext,
+    request: pytest.FixtureRequest,
+    client: Any,
+    backend: str,
+    certificates: Any,
 ) -> None:
-    """A setting of a context that the backend cannot honour raises; it is never dropped."""
-    async with ScriptedServer(canned(ok()), server_context) as server:
-        with pytest.raises((ValueError, NotImplementedError), match="ssl_options"):
-            await client.fetch(server.url(), ssl_options=unmappable)
-        assert server.connections == []
+    """No setting of a context is dropped: one that the backend cannot honour raises.
+
+    libcurl can honour none of these, Python's own TLS all that are a client's.
+    """
+    case = request.node.callspec.params["unmappable"]
+    server_context = certificates.server_context()
+    certificates.ca.configure_trust(server_context)
+    server_context.verify_mode = ssl.CERT_OPTIONAL
+    async with ScriptedServer(canned(ok(b"ok")), server_context) as server:
+        fetch = client.fetch(server.url(), ssl_options=unmappable)
+        if backend == "curl" or case == "server":
+            with pytest.raises((ValueError, NotImplementedError), match="ssl_options"):
+                await fetch
+            assert server.connections == []
+        elif case == "crl":  # which the context does not hold
+            error = await error_of(fetch)
+            assert isinstance(error, HTTPTLSError)
+            assert "unable to get certificate CRL" in str(error)
+            assert server.requests == []
+        else:
+            assert (await fetch).body == b"ok"
+            seen = server.connections[0].ssl_object
+            assert seen is not None
+            assert bool(seen.getpeercert()) == (case == "certificate")
+            assert ("CLIENT_TRAFFIC_SECRET_0" in _logged_keys(unmappable)) == (case == "keylog")
+
+
+def _logged_keys(context: ssl.SSLContext) -> str:
+    name = context.keylog_filename
+    return "" if name is None else Path(str(name)).read_text()
 
 
 @pytest.mark.parametrize(
@@ -360,36 +391,27 @@ async def test_matrix_71_proxy_ssl(
 
 @pytest.mark.parametrize("layer", ["proxy", "origin", "none"])
 async def test_matrix_34_tls_in_tls(
-    client: Any, certificates: Any, server_context: ssl.SSLContext, layer: str, other_ca: trustme.CA
+    client: Any, certificates: Any, layer: str, other_ca: trustme.CA
 ) -> None:
     """Matrix 34: in a tunnel through an https proxy each layer is verified by its own settings."""
-    origin = certificates.server_context(certificates.ca.issue_cert("origin.test"))
-    if layer == "origin":
-        origin = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        other_ca.issue_cert("origin.test").configure_cert(origin)
-    hop = server_context
-    if layer == "proxy":
-        hop = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        other_ca.issue_cert("127.0.0.1").configure_cert(hop)
-
-    async def handler(peer: Peer) -> None:
-        assert (await peer.read_head()).target == "origin.test:443"
-        try:
-            await peer.start_tls(origin, b"HTTP/1.1 200 Connected\r\n\r\n")
-        except OSError:
-            return
-        await canned(ok(b"inside"))(peer)
-
-    async with ScriptedServer(handler, hop) as proxy:
-        fetch = client.fetch(
-            "https://origin.test/", proxy=proxy.url(), ca_certs=certificates.ca_file
-        )
+    # Each by another name too, so that neither layer can pass for the other.
+    contexts = {}
+    for name, host in (("proxy", "localhost"), ("origin", "127.0.0.1")):
+        issuer = other_ca if name == layer else certificates.ca
+        contexts[name] = certificates.server_context(issuer.issue_cert(host))
+    async with (
+        ScriptedServer(canned(ok(b"inside")), contexts["origin"]) as origin,
+        ProxyServer(ssl_context=contexts["proxy"]) as proxy,
+    ):
+        fetch = client.fetch(origin.url(), proxy=proxy.url, ca_certs=certificates.ca_file)
         if layer == "none":
             assert (await fetch).body == b"inside"
         else:
             error = await error_of(fetch)
             assert isinstance(error, HTTPTLSError)
             assert error.stage == {"proxy": "proxy-connect", "origin": "tls"}[layer]
+            assert origin.requests == []
+        assert len(origin.connections) == (0 if layer == "proxy" else 1)
 
 
 # -- 70: reuse

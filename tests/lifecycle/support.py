@@ -34,6 +34,15 @@ def run_program(
     )
 
 
+def complaints(stderr: str | bytes) -> list[str]:
+    """What a program wrote to stderr, line by line, without debug mode's notes of slow steps.
+
+    Those tell of the machine, not of the code.
+    """
+    text = stderr.decode() if isinstance(stderr, bytes) else stderr
+    return [line for line in text.splitlines() if not line.startswith("Executing <")]
+
+
 def run_with_stuck_dns(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a program where every name look-up hangs for seconds, in namespaces of its own.
 

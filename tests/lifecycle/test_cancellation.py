@@ -218,8 +218,10 @@ async def rig(make_client: Callable[..., Any], max_clients: int) -> AsyncIterato
     with unaccepting_port() as port:
         async with ScriptedServer(serve) as origin, silent_server() as quiet:
             client = make_client(max_clients=max_clients, resolver=names)
-            yield Rig(client, origin, quiet, port, names)
-            client.close()
+            try:
+                yield Rig(client, origin, quiet, port, names)
+            finally:
+                client.close()  # before the servers, whose end would fail what still hangs on them
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -418,6 +420,7 @@ async def test_matrix_48_wait_for_racing_the_answer(make_client: Callable[..., A
     assert outcomes, "nothing ran"
 
 
+@pytest.mark.known_difference("http-2-and-3")
 async def test_matrix_49_http2_a_cancelled_stream_is_reset(client: Any) -> None:
     """On HTTP/2 the stream is reset, and the others on that connection go on."""
     sessions: list[HTTP2Peer] = []
@@ -429,7 +432,9 @@ async def test_matrix_49_http2_a_cancelled_stream_is_reset(client: Any) -> None:
     async with ScriptedServer(handler) as server:
         arguments = {"http_version": "2-prior-knowledge", "request_timeout": 20}
         first = client.fetch(server.url("/first"), **arguments)
-        await until(lambda: sessions and sessions[0].opened)
+        await until(lambda: first.done() or (sessions and sessions[0].opened))
+        if first.done():
+            await first
         session = sessions[0]
         await session.answer(session.opened[0], b"first")
         assert (await first).http_version == "2"

@@ -14,7 +14,7 @@ import pytest
 from whimbrel.httpclient import HTTPError, HTTPStreamClosedError
 from whimbrel.testing.scripted import ScriptedServer, canned, ok
 
-from .support import run_with_stuck_dns, until
+from .support import complaints, run_with_stuck_dns, until
 from .test_cancellation import PHASES, rig
 
 BLOCKED = 0.05
@@ -107,7 +107,7 @@ def test_matrix_50_close_with_stuck_dns(client_class: type[Any], tmp_path: Path)
                 assert all(fetch.done() for fetch in stuck)
                 for fetch in stuck[1::2]:
                     assert isinstance(fetch.exception(), HTTPError)
-                # The loop runs on while libcurl is being closed.
+                # The loop runs on while the look-ups are given up.
                 begun = time.perf_counter()
                 for _ in range(10):
                     await asyncio.sleep(0.001)
@@ -117,9 +117,9 @@ def test_matrix_50_close_with_stuck_dns(client_class: type[Any], tmp_path: Path)
         print(json.dumps(took))
     """
     done = run_with_stuck_dns(program, tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, complaints(done.stderr)) == (0, [])
     took = json.loads(done.stdout)
-    assert took["literal"] < 0.1, took
+    assert took["literal"] < 0.5, took  # a look-up takes two seconds
     assert took["timeout"] < 0.7, took
     assert took["cancel"] < BLOCKED, took
     assert took["close"] < BLOCKED, took

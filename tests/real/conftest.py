@@ -104,14 +104,29 @@ def socks5_auth(scratch: Path) -> Iterator[socks.Socks]:
 
 @pytest.fixture(scope="session")
 def socks4(scratch: Path) -> Iterator[socks.Socks]:
-    with socks.pproxy(scratch / "socks4", auth=False) as server:
+    with socks.pproxy(scratch / "socks4", "socks4") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def socks4_auth(scratch: Path) -> Iterator[socks.Socks]:
     """SOCKS4 that knows one user id."""
-    with socks.pproxy(scratch / "socks4-auth", auth=True) as server:
+    with socks.pproxy(scratch / "socks4-auth", "socks4", socks.USER) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def dante(scratch: Path) -> Iterator[socks.Socks]:
+    """SOCKS5 and SOCKS4, no login asked."""
+    with socks.dante(scratch / "dante") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pproxy_http(scratch: Path) -> Iterator[socks.Socks]:
+    """An HTTP proxy with Basic."""
+    login = f"{socks.USER}:{socks.PASSWORD}"
+    with socks.pproxy(scratch / "pproxy-http", "http", login) as server:
         yield server
 
 

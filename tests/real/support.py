@@ -5,7 +5,27 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Protocol
 
+import pytest
+
+from backends import BACKENDS
 from whimbrel.httpclient import AsyncHTTPClient, HTTPResponse
+
+#: The version that a backend and a server settle on when both may choose.
+BEST_VERSION = {"curl": "2", "simple": "1.1"}
+
+#: HTTP/2 and HTTP/3 are the curl backend's alone; the others refuse to be asked for them.
+curl_only = pytest.mark.parametrize("backend", ["curl"], indirect=True)
+
+#: Each backend with each version that it can be asked for over TLS.
+each_version = pytest.mark.parametrize(
+    ("backend", "http_version"),
+    [
+        (backend, version)
+        for backend in BACKENDS
+        for version in (("1.1", "2") if backend == "curl" else ("1.1",))
+    ],
+    indirect=["backend"],
+)
 
 
 class MakeClient(Protocol):

@@ -22,8 +22,8 @@ HTTP, SOCKS = "http", "socks"
 class Kind:
     """A way through a real proxy.
 
-    ``refusals`` is the status a wrong and an absent login are met with; None where the proxy knows
-    no such login or has no status to give.
+    ``refusals`` is the status a wrong and an absent login are met with. ``tells``: whether the
+    proxy says that the origin cannot be reached, rather than make a tunnel first or just hang up.
     """
 
     family: str
@@ -33,6 +33,7 @@ class Kind:
     wrong: tuple[str, str] = (squid.USER_OF_WRONG_PASSWORDS, "wrong")
     auth_mode: str | None = None
     refusals: tuple[int, int] = (407, 407)
+    tells: bool = True
 
 
 KINDS = {
@@ -72,6 +73,13 @@ KINDS = {
         # It answers a wrong login as if it were the origin.
         refusals=(401, 407),
     ),
+    "pproxy basic": Kind(
+        HTTP,
+        "http",
+        lambda get: get("pproxy_http").port,
+        (socks.USER, socks.PASSWORD),
+        tells=False,
+    ),
     "socks5": Kind(SOCKS, "socks5", lambda get: get("socks5").port),
     "socks5h": Kind(SOCKS, "socks5h", lambda get: get("socks5").port),
     "socks5 login": Kind(
@@ -80,8 +88,13 @@ KINDS = {
     "socks5h login": Kind(
         SOCKS, "socks5h", lambda get: get("socks5_auth").port, (socks.USER, socks.PASSWORD)
     ),
-    "socks4": Kind(SOCKS, "socks4", lambda get: get("socks4").port),
-    "socks4 user id": Kind(SOCKS, "socks4", lambda get: get("socks4_auth").port, (socks.USER, "")),
+    "socks4": Kind(SOCKS, "socks4", lambda get: get("socks4").port, tells=False),
+    "socks4 user id": Kind(
+        SOCKS, "socks4", lambda get: get("socks4_auth").port, (socks.USER, ""), tells=False
+    ),
+    "dante socks5": Kind(SOCKS, "socks5", lambda get: get("dante").port),
+    "dante socks5h": Kind(SOCKS, "socks5h", lambda get: get("dante").port),
+    "dante socks4": Kind(SOCKS, "socks4", lambda get: get("dante").port),
 }
 WITH_LOGIN = [name for name, kind in KINDS.items() if kind.login]
 #: A login is sent with the whole request or with CONNECT; SOCKS always makes a tunnel.
@@ -231,8 +244,7 @@ async def test_proxy_login_and_origin_login(
     assert seen["proxy_authorization"] == ""
 
 
-# pproxy grants a SOCKS4 request before it has reached the origin, so there is nothing to tell.
-@only([name for name, kind in KINDS.items() if kind.scheme != "socks4"])
+@only([name for name, kind in KINDS.items() if kind.tells])
 async def test_origin_refuses(client: AsyncHTTPClient, route: Route) -> None:
     """Nobody listens at the origin: a failure beyond the proxy, not of it."""
     (port,) = process.free_ports(1)

@@ -11,26 +11,31 @@ from whimbrel.httpclient import AsyncHTTPClient, HTTPClientError, HTTPTLSError
 
 from .servers import caddy, nginx
 from .servers.certificates import Certificates
-from .support import MakeClient
+from .support import BEST_VERSION, MakeClient, curl_only, each_version
 
 _ON_THE_WIRE = {"1.1": "HTTP/1.1", "2": "HTTP/2.0", "3": "HTTP/3.0"}
 
 
-@pytest.mark.parametrize(("asked", "got"), [(None, "2"), ("1.1", "1.1"), ("2", "2")])
+@each_version
 async def test_over_tls(
-    client: AsyncHTTPClient,
-    nginx_server: nginx.Nginx,
-    certs: Certificates,
-    asked: str | None,
-    got: str,
+    client: AsyncHTTPClient, nginx_server: nginx.Nginx, certs: Certificates, http_version: str
 ) -> None:
     response = await client.fetch(
-        nginx_server.tls_url + "/seen", ca_certs=str(certs.ca), http_version=asked
+        nginx_server.tls_url + "/seen", ca_certs=str(certs.ca), http_version=http_version
     )
-    assert response.http_version == got
-    assert response.json()["protocol"] == _ON_THE_WIRE[got]
+    assert response.http_version == http_version
+    assert response.json()["protocol"] == _ON_THE_WIRE[http_version]
 
 
+async def test_best_version_is_the_default(
+    backend: str, client: AsyncHTTPClient, nginx_server: nginx.Nginx, certs: Certificates
+) -> None:
+    response = await client.fetch(nginx_server.tls_url + "/seen", ca_certs=str(certs.ca))
+    assert response.http_version == BEST_VERSION[backend]
+    assert response.json()["protocol"] == _ON_THE_WIRE[BEST_VERSION[backend]]
+
+
+@curl_only
 async def test_version_is_asked_for_each_request(
     client: AsyncHTTPClient, nginx_server: nginx.Nginx, certs: Certificates
 ) -> None:
@@ -41,6 +46,7 @@ async def test_version_is_asked_for_each_request(
         assert response.json()["protocol"] == _ON_THE_WIRE[version]
 
 
+@curl_only
 @pytest.mark.parametrize("asked", [None, "2"])
 async def test_falls_back_to_http1(
     client: AsyncHTTPClient, nginx_server: nginx.Nginx, certs: Certificates, asked: str | None
@@ -57,6 +63,7 @@ async def test_plain_is_http1(client: AsyncHTTPClient, nginx_server: nginx.Nginx
     assert response.json()["protocol"] == "HTTP/1.1"
 
 
+@curl_only
 async def test_prior_knowledge(client: AsyncHTTPClient, nginx_server: nginx.Nginx) -> None:
     response = await client.fetch(
         f"http://127.0.0.1:{nginx_server.h2c}/seen", http_version="2-prior-knowledge"
@@ -65,6 +72,7 @@ async def test_prior_knowledge(client: AsyncHTTPClient, nginx_server: nginx.Ngin
     assert response.json()["protocol"] == "HTTP/2.0"
 
 
+@curl_only
 async def test_hundred_streams_share_one_connection(
     make_client: MakeClient, nginx_server: nginx.Nginx, certs: Certificates
 ) -> None:
@@ -95,6 +103,7 @@ async def test_connections_are_kept(
     assert [response.reused for response in responses] == [False, True, True, True, True]
 
 
+@curl_only
 @pytest.mark.parametrize("asked", ["3", "3-only"])
 async def test_http3(
     client: AsyncHTTPClient, caddy_server: caddy.Caddy, certs: Certificates, asked: str
@@ -107,6 +116,7 @@ async def test_http3(
     assert response.body == bytes(range(250)) * (caddy.BIG_SIZE // 250)
 
 
+@curl_only
 async def test_http3_concurrent_on_one_connection(
     make_client: MakeClient, caddy_server: caddy.Caddy, certs: Certificates
 ) -> None:
@@ -122,6 +132,7 @@ async def test_http3_concurrent_on_one_connection(
     assert len({response.connection_id for response in responses}) == 1
 
 
+@curl_only
 async def test_http3_status_and_errors(
     client: AsyncHTTPClient, caddy_server: caddy.Caddy, certs: Certificates
 ) -> None:
@@ -136,6 +147,7 @@ async def test_http3_status_and_errors(
         )
 
 
+@curl_only
 async def test_http3_falls_back(
     client: AsyncHTTPClient, nginx_server: nginx.Nginx, certs: Certificates
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from whimbrel.httpclient import AsyncHTTPClient, HTTPClientError, HTTPTimeoutError
 
-from .support import MakeClient, Origin
+from .support import MakeClient, Origin, each_version
 
 
 async def test_get(client: AsyncHTTPClient, origin: Origin) -> None:
@@ -93,7 +93,7 @@ async def test_body_producer_with_length(client: AsyncHTTPClient, origin: Origin
 
 
 @pytest.mark.parametrize("origin", ["tls"], indirect=True)  # httpbin's own server takes no chunks
-@pytest.mark.parametrize("http_version", ["1.1", "2"])
+@each_version
 async def test_body_producer_of_unknown_length(
     client: AsyncHTTPClient, origin: Origin, http_version: str
 ) -> None:

@@ -20,6 +20,7 @@ from whimbrel._curl import capabilities
 from whimbrel._curl.capabilities import CapabilityError
 from whimbrel._curl.options import BASE, FIELDS, GROUPS, SIMPLE, Plan, milliseconds, plan
 from whimbrel._policy.exchange import Profile, prepare
+from whimbrel.curl_httpclient import CurlAsyncHTTPClient
 from whimbrel.httpclient import HTTPRequest
 
 HTTP = "http://example.com/"
@@ -756,11 +757,11 @@ def test_too_old(libcurl_version: Set) -> None:
             capabilities.check()
 
 
-async def test_too_old_for_a_client(libcurl_version: Set, make_client: Callable[..., Any]) -> None:
+async def test_too_old_for_a_client(libcurl_version: Set) -> None:
     libcurl_version(7, 67, 0)
-    client = make_client()
-    with pytest.raises(CapabilityError, match=r"needs libcurl 7\.68\.0"):
-        client.fetch("http://127.0.0.1/")
+    async with CurlAsyncHTTPClient(force_instance=True, trust_env=False) as client:
+        with pytest.raises(CapabilityError, match=r"needs libcurl 7\.68\.0"):
+            client.fetch("http://127.0.0.1/")
 
 
 @pytest.mark.parametrize("version", [(7, 68, 0), (8, 20, 255)])

@@ -19,6 +19,7 @@ import pycurl
 from whimbrel._curl import capabilities
 from whimbrel._curl.tls import tls_options
 from whimbrel._policy.exchange import Profile
+from whimbrel._policy.fields import asks_to_close
 
 Pair = tuple[int, Any]
 
@@ -189,6 +190,9 @@ def tls(profile: Profile) -> Iterator[Pair]:
 def reuse(profile: Profile) -> Iterator[Pair]:
     if profile.unix_socket is not None:
         # Its ends have no addresses, by which a connection that must not be used again is known.
+        yield pycurl.FORBID_REUSE, 1
+    elif asks_to_close(profile.fields):
+        # libcurl sends a caller's Connection field, and does not read it.
         yield pycurl.FORBID_REUSE, 1
     if profile.http_version not in (None, "1.1"):
         # Wait for the first connection to tell whether it takes more streams.

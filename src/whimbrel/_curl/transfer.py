@@ -418,6 +418,9 @@ class Transfer:
         status = block[:16].partition(b" ")[2].split(None, 1)
         if not status or len(status[0]) != 3:
             raise _garbled(exchange, "a malformed status line")
+        if status[0] == b"101":
+            # RFC 9110 section 15.2.2: nobody asked for another protocol.
+            raise _garbled(exchange, "101 Switching Protocols, which was not asked for")
         if b"\ntransfer-encoding:" in block and b"\ncontent-length:" in block:
             # RFC 9112 section 6.1: likely an attempt at response splitting.
             raise _garbled(exchange, "both Content-Length and Transfer-Encoding")

@@ -94,6 +94,15 @@ def default_fields(user_agent: str | bytes, decompress: bool) -> Fields:
     return tuple(fields)
 
 
+def asks_to_close(fields: Fields) -> bool:
+    """Whether a Connection field says that this request is its connection's last (RFC 9112 9.6)."""
+    return any(
+        name.lower() == "connection"
+        and "close" in [option.strip(" \t") for option in value.lower().split(",")]
+        for name, value in fields
+    )
+
+
 def basic_authorization(username: str, password: str) -> str:
     """Return ``Basic …`` credentials: NFC, then UTF-8 (RFC 7617 section 2.1).
 

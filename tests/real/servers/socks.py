@@ -1,7 +1,8 @@
-"""SOCKS proxies: microsocks (SOCKS5) and pproxy (SOCKS4)."""
+"""SOCKS proxies: microsocks (SOCKS5), dante (SOCKS5 and 4), pproxy (SOCKS4, and HTTP as well)."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,13 +42,40 @@ def microsocks(folder: Path, *, auth: bool) -> Iterator[Socks]:
         yield Socks(port)
 
 
+_DANTE = """\
+logoutput: {folder}/dante.log
+internal: {host} port = {port}
+external: lo
+clientmethod: none
+socksmethod: none
+{user}
+client pass {{ from: 0/0 to: 0/0 }}
+socks pass {{ from: 0/0 to: 0/0 }}
+"""
+
+
 @contextmanager
-def pproxy(folder: Path, *, auth: bool) -> Iterator[Socks]:
-    """Run pproxy: SOCKS4, with or without a user id."""
+def dante(folder: Path) -> Iterator[Socks]:
+    """Run dante: SOCKS5 and SOCKS4 without a login, which would have to be one of the system's."""
+    program = require_program("danted", "dante-server")
+    folder.mkdir()
+    (port,) = free_ports(1)
+    config = folder / "danted.conf"
+    # Started by root it would stay root, and warn of it.
+    user = "user.privileged: root\nuser.unprivileged: nobody" if os.geteuid() == 0 else ""
+    config.write_text(_DANTE.format(folder=folder, host=HOST, port=port, user=user))
+    argv = [program, "-f", str(config), "-p", str(folder / "danted.pid")]
+    with running(argv, folder=folder, ports=[port]):
+        yield Socks(port)
+
+
+@contextmanager
+def pproxy(folder: Path, scheme: str, login: str = "") -> Iterator[Socks]:
+    """Run pproxy for "http" or "socks4"; `login` is ``user:password`` there, a user id here."""
     require_module("pproxy", "pproxy")
     folder.mkdir()
     (port,) = free_ports(1)
-    listen = f"socks4://{HOST}:{port}" + (f"#{USER}" if auth else "")
+    listen = f"{scheme}://{HOST}:{port}" + (f"#{login}" if login else "")
     # Without --auth 0 a login is remembered by address, so that the next one needs none.
     argv = [sys.executable, "-c", _PPROXY, "-l", listen, "--auth", "0", "-v"]
     with running(argv, folder=folder, ports=[port]):

@@ -1,0 +1,1 @@
+"""The simple backend: names, connections, TLS, proxies, the pool and transfers, in Python alone."""

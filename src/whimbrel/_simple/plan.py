@@ -1,0 +1,111 @@
+"""What all requests of one `Profile` share: the bytes of their heads, and where they connect."""
+
+from __future__ import annotations
+
+import re
+
+from whimbrel._http1.grammar import encode_fields
+from whimbrel._policy.exchange import Exchange, Profile
+from whimbrel._policy.fields import asks_to_close, basic_authorization
+from whimbrel._simple.errors import CapabilityError
+from whimbrel._simple.pool import Bucket, Pool
+from whimbrel._simple.route import route_of
+
+_USE_CURL = (
+    "use whimbrel.curl_httpclient.CurlAsyncHTTPClient (AsyncHTTPClient.configure; it needs pycurl)"
+)
+_ZONE = re.compile(r"%25[^\]]*")
+# Hosts whose bucket a plan remembers.
+_REMEMBERED = 1024
+
+
+class Plan:
+    """The request heads of one profile, and the buckets of its connections.
+
+    Attributes:
+        absolute: whether the request target is the whole URL, for a proxy (RFC 9112 3.2.2).
+        keep_alive: whether the connection may be used again: False once a caller's Connection field
+            says "close" (RFC 9112 9.6).
+        origin_digest, proxy_digest: whether credentials wait for a challenge from the origin, or
+            from a proxy that the request itself is for.
+    """
+
+    __slots__ = (
+        "_buckets",
+        "_host",
+        "_method",
+        "_tail",
+        "absolute",
+        "keep_alive",
+        "origin_digest",
+        "profile",
+        "proxy_digest",
+    )
+
+    def __init__(self, profile: Profile) -> None:
+        """Raises CapabilityError for what only libcurl can do."""
+        refuse(profile)
+        self.profile = profile
+        proxy = profile.proxy
+        self.absolute = proxy is not None and not proxy.is_socks and profile.scheme == "http"
+        self.origin_digest = profile.auth is not None
+        self.proxy_digest = (
+            self.absolute
+            and proxy is not None
+            and proxy.auth_mode == "digest"
+            and proxy.username is not None
+        )
+        fields = list(profile.fields)
+        if (
+            self.absolute
+            and proxy is not None
+            and proxy.auth_mode == "basic"
+            and proxy.username is not None
+        ):
+            value = basic_authorization(proxy.username, proxy.password or "")
+            fields.append(("Proxy-Authorization", value))
+        self.keep_alive = not asks_to_close(profile.fields)
+        self._method = profile.method
+        self._host = not any(name.lower() == "host" for name, _ in fields)
+        self._tail = encode_fields(fields).decode("latin-1")
+        self._buckets: dict[str, Bucket] = {}
+
+    def head(self, exchange: Exchange, more: str = "") -> bytes:
+        """Start line and header block of a request; `more` is further field lines."""
+        url = exchange.url
+        target = url.href if self.absolute else url.target
+        netloc = url.netloc
+        if "%" in netloc:
+            # RFC 6874 section 4: a zone is this machine's own affair.
+            netloc = _ZONE.sub("", netloc)
+        host = f"Host: {netloc}\r\n" if self._host else ""
+        return f"{self._method} {target} HTTP/1.1\r\n{host}{self._tail}{more}\r\n".encode("latin-1")
+
+    def bucket(self, pool: Pool, exchange: Exchange) -> Bucket:
+        """Where connections that can carry `exchange` idle."""
+        if exchange.connect_to is not None:
+            return pool.bucket(route_of(exchange))
+        netloc = exchange.url.netloc
+        found = self._buckets.get(netloc)
+        if found is None or not found.is_known:
+            if len(self._buckets) >= _REMEMBERED:
+                self._buckets.clear()
+            found = self._buckets[netloc] = pool.bucket(route_of(exchange))
+        return found
+
+
+def refuse(profile: Profile) -> None:
+    """Raise CapabilityError for what HTTP/1.1 in pure Python cannot do."""
+    if profile.http_version not in (None, "1.1"):
+        raise CapabilityError(
+            f"http_version {profile.http_version!r}: the simple backend speaks HTTP/1.1 only;"
+            f" {_USE_CURL}"
+        )
+    if profile.auth is not None and profile.auth.mode == "negotiate":
+        raise CapabilityError(
+            f"auth_mode 'negotiate': the simple backend knows no Kerberos; {_USE_CURL}"
+        )
+    if profile.proxy is not None and profile.proxy.auth_mode == "negotiate":
+        raise CapabilityError(
+            f"proxy_auth_mode 'negotiate': the simple backend knows no Kerberos; {_USE_CURL}"
+        )

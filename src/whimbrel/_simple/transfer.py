@@ -1,0 +1,747 @@
+"""One exchange on a connection, from the pool or a new one: send, receive, and what may go wrong.
+
+Rules:
+
+1. Everything runs in callbacks of the loop: a request on a connection that stands costs no task,
+   no future and no timer of its own. Only the making of a connection is a coroutine.
+2. There are three ways out, and each lets go of connection, timers and helpers first: `_complete`
+   (a response), `_fail` (an error) and `abort` (nobody wants to know).
+3. After a call into code of the caller's (`on_head`, `on_data`, a producer) the exchange may be
+   over: `_callback` is None then, and nothing more may be touched.
+4. A request is sent a second time in two cases only: on a new connection if the kept one turns out
+   to have been closed (`_may_resend`), and with credentials after a challenge (`_rounds`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from whimbrel._download import Download
+from whimbrel._http1.framing import CHUNKED, LENGTH, NONE
+from whimbrel._http1.protocol import END, Head
+from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
+from whimbrel._simple.connect import Connected, connect
+from whimbrel._simple.digest import DigestState
+from whimbrel._simple.errors import (
+    Situation,
+    body_limit_error,
+    connection_closed,
+    timed_out,
+    translate,
+)
+from whimbrel._simple.plan import Plan
+from whimbrel._simple.pool import Bucket, Connection
+from whimbrel._simple.route import Progress
+from whimbrel._simple.tls import tls_error
+from whimbrel._upload import Upload
+from whimbrel.httpclient import HTTPError, HTTPProtocolError, HTTPProxyError, HTTPResponse
+from whimbrel.httputil import HTTPHeaders
+from whimbrel.iostream import StreamClosedError
+
+if TYPE_CHECKING:
+    from whimbrel.simple_httpclient import SimpleAsyncHTTPClient
+
+HIGH_WATER = 64 * 1024
+"""Bytes of a streamed request body that may wait in the stream."""
+MAX_DRAINED = 64 * 1024
+"""Bytes of a challenge's body worth reading to keep the connection."""
+_LOOKS = 4  # at the byte counts, in stall_timeout
+
+
+class Transfer:
+    """One exchange."""
+
+    # What an instance has not set yet; most exchanges never set most of it.
+    _connection: Connection | None = None
+    _has_helpers: bool = False  # any of the next three, `_stall`, `_upload` or `_download`
+    _task: asyncio.Task[Connected] | None = None
+    _progress: Progress | None = None
+    _connect_timer: asyncio.TimerHandle | None = None
+    _head: Head | None = None
+    _download: Download | None = None
+    _upload: Upload | None = None
+    _held: bool = False  # reading is paused by us
+    _ended: bool = False  # the response is whole, its consumer is not done
+    _reused: bool = False
+    _first_byte: float = 0.0
+    _sending: bool = False  # some of what was pushed waits in the stream, or was lost there
+    _body_sent: bool = False  # some of the request's body has gone out
+    _produced: bool = False  # its producer has been asked
+    _expecting: bool = False  # the body waits for 100
+    _probing: bool = False  # the body is held back until the challenge is known
+    _rounds: int = 0
+    _challenged: bool = False  # the response is a challenge that will be answered
+    _drained: int = 0
+    _origin_digest: DigestState | None = None
+    _proxy_digest: DigestState | None = None
+    _stall: asyncio.TimerHandle | None = None
+    _received: int = 0
+    _got_body: bool = False
+
+    def __init__(
+        self,
+        owner: SimpleAsyncHTTPClient,
+        exchange: Exchange,
+        plan: Plan,
+        callback: Callable[[HTTPResponse], None],
+    ) -> None:
+        self._owner = owner
+        self._exchange = exchange
+        self._plan = plan
+        self._callback: Callable[[HTTPResponse], None] | None = callback
+        self._began = monotonic()
+        self._bucket: Bucket = plan.bucket(owner._pool, exchange)
+
+    # Begin
+
+    def begin(self) -> None:
+        """Send the request on a connection that idles, or make one."""
+        exchange = self._exchange
+        if exchange.request_timeout:
+            owner = self._owner
+            owner._deadlines.add(self, owner._transfer_loop.time() + exchange.request_timeout)
+        plan = self._plan
+        if plan.origin_digest:
+            auth = plan.profile.auth
+            assert auth is not None
+            self._origin_digest = DigestState(auth.username, auth.password)
+        if plan.proxy_digest:
+            proxy = plan.profile.proxy
+            assert proxy is not None
+            self._proxy_digest = DigestState(proxy.username or "", proxy.password or "")
+        if plan.profile.stall_timeout:
+            self._watch_for_stall([])
+        connection = self._bucket.take()
+        if connection is None:
+            self._connect()
+        else:
+            self._reused = True
+            self._send(connection)
+
+    def _connect(self) -> None:
+        loop = self._owner._transfer_loop
+        exchange = self._exchange
+        route = self._bucket.route
+        self._reused = False
+        self._progress = progress = Progress(route)
+        coroutine = connect(route, exchange, self._owner._resolver, progress)
+        self._has_helpers = True
+        try:
+            self._task = task = loop.create_task(coroutine)
+        except BaseException:
+            coroutine.close()
+            raise
+        task.add_done_callback(self._connected)
+        if exchange.connect_timeout and self._connect_timer is None:
+            self._connect_timer = loop.call_later(exchange.connect_timeout, self._connect_expired)
+
+    def _connected(self, task: asyncio.Task[Connected]) -> None:
+        self._task = None
+        if self._connect_timer is not None:
+            self._connect_timer.cancel()
+            self._connect_timer = None
+        if task.cancelled():
+            # By whoever ends the loop: an abort of ours does not come here.
+            self._fail(asyncio.CancelledError("the connection's task was cancelled"))
+            return
+        error = task.exception()
+        if error is not None:
+            self._fail(error)
+            return
+        if self._callback is None:
+            return  # ended in the same turn of the loop; `_close_late` sees to the connection
+        connection = Connection(self._bucket, task.result(), self._owner._limits)
+        try:
+            connection.stream.attach(connection)
+            self._send(connection)
+        except BaseException as raised:  # noqa: BLE001 (a fetch must end, whatever we got wrong)
+            connection.close()
+            self._fail(self._closed(raised) if isinstance(raised, StreamClosedError) else raised)
+
+    def _connect_expired(self) -> None:
+        assert self._progress is not None
+        self._fail(self._progress.timeout_error(self._exchange))
+
+    # Sending
+
+    def _send(self, connection: Connection) -> None:
+        connection.holder = self
+        self._connection = connection
+        exchange = self._exchange
+        profile = exchange.profile
+        http1 = connection.http1
+        if profile.body == "none" and not self._plan.origin_digest and not self._plan.proxy_digest:
+            http1.start_request(profile.method, NONE, keep_alive=self._plan.keep_alive)
+            head = self._plan.head(exchange)
+        else:
+            head = self._head_with_body(connection)
+        try:
+            if not connection.stream.push(head):
+                self._sending = True
+        except StreamClosedError as error:
+            # Its end is known, and not to us: from the loop, where a failure may be told.
+            self._owner._transfer_loop.call_soon(self._lost, connection, error)
+            return
+        if self._upload is not None and not self._expecting:
+            self._pump_upload()
+
+    def _head_with_body(self, connection: Connection) -> bytes:
+        """Begin a request whose head is not the plan's alone; returns what is sent at once."""
+        exchange = self._exchange
+        profile = exchange.profile
+        http1 = connection.http1
+        more = self._credentials()
+        kind = profile.body
+        keep = self._plan.keep_alive
+        self._probing = self._is_probe() and kind != "none"
+        if kind == "none":
+            http1.start_request(profile.method, NONE, keep_alive=keep)
+            return self._plan.head(exchange, more)
+        if self._probing:
+            http1.start_request(profile.method, LENGTH, 0, keep_alive=keep)
+            http1.end_body()
+            return self._plan.head(exchange, f"{more}Content-Length: 0\r\n")
+        length = len(exchange.body) if kind == "bytes" else exchange.content_length
+        if length is None:
+            http1.start_request(profile.method, CHUNKED, keep_alive=keep)
+            more += "Transfer-Encoding: chunked\r\n"
+        else:
+            http1.start_request(profile.method, LENGTH, length, keep_alive=keep)
+            more += f"Content-Length: {length}\r\n"
+        self._expecting = profile.expect_100_continue
+        if self._expecting:
+            more += "Expect: 100-continue\r\n"
+        head = self._plan.head(exchange, more)
+        self._body_sent = length == 0  # that is all of it
+        if kind == "stream":
+            if self._upload is None:
+                self._has_helpers = True
+                self._upload = Upload(
+                    self._owner._transfer_loop, exchange, self._pump_upload, self._fail
+                )
+        elif not self._expecting:
+            body = self._whole_body(connection)
+            if len(body) > HIGH_WATER:
+                connection.stream.push(head)  # rather than a copy of it all
+                return body
+            return head + body
+        return head
+
+    def _whole_body(self, connection: Connection) -> bytes:
+        self._body_sent = True
+        http1 = connection.http1
+        body = http1.encode_body(self._exchange.body)
+        http1.end_body()
+        return body
+
+    def _is_probe(self) -> bool:
+        """Whether a challenge is still to come: until then no body is sent, as in libcurl."""
+        plan, exchange = self._plan, self._exchange
+        if not (plan.origin_digest or plan.proxy_digest) or self._rounds:
+            return False
+        return bool(exchange.body) or exchange.producer is not None
+
+    def _credentials(self) -> str:
+        """Authorization fields that depend on a challenge."""
+        exchange = self._exchange
+        url = exchange.url
+        body = None if exchange.producer is not None else exchange.body
+        target = url.href if self._plan.absolute else url.target
+        lines = ""
+        for name, digest in (
+            ("Proxy-Authorization", self._proxy_digest),
+            ("Authorization", self._origin_digest),
+        ):
+            if digest is not None:
+                value = digest.authorization(exchange.profile.method, target, body)
+                if value is not None:
+                    lines += f"{name}: {value}\r\n"
+        return lines
+
+    def _pump_upload(self) -> None:
+        """Send what the producer has, while the stream takes it."""
+        upload, connection = self._upload, self._connection
+        if upload is None or connection is None or self._expecting or self._callback is None:
+            return
+        http1, stream = connection.http1, connection.stream
+        self._produced = True
+        try:
+            while stream.unsent < HIGH_WATER and not stream.closed():
+                chunk = upload.take(HIGH_WATER)
+                if self._upload is not upload:
+                    return  # the producer ended the exchange
+                if chunk is None:
+                    return
+                if not chunk:
+                    self._upload = None
+                    self._body_sent = True
+                    end = http1.end_body()
+                    if not stream.push(end):
+                        self._sending = True
+                    return
+                self._body_sent = True
+                stream.push(http1.encode_body(chunk))
+        except StreamClosedError as error:
+            self._owner._transfer_loop.call_soon(self._lost, connection, error)
+
+    def _stop_upload(self) -> None:
+        if self._upload is not None:
+            self._upload.cancel()
+            self._upload = None
+
+    def drained(self) -> None:
+        """The stream has sent what it had."""
+        self._sending = False
+        if self._upload is not None:
+            self._pump_upload()
+
+    # Receiving
+
+    def data_received(self, data: bytes) -> None:
+        connection = self._connection
+        assert connection is not None
+        if self._stall is not None:
+            self._received += len(data)
+        try:
+            if self._head is not None:
+                connection.http1.receive(data)
+            else:
+                if not self._first_byte:
+                    self._first_byte = monotonic()
+                whole = connection.http1.receive_whole(data)
+                if whole is not None:
+                    self._take_whole(*whole)
+                    return
+            self._pump()
+        except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
+            self._fail(error)
+
+    def eof_received(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        connection.http1.receive_eof()
+        try:
+            self._pump()
+        except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
+            if self._may_resend():
+                self._resend()
+            else:
+                self._fail(error)
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        assert self._connection is not None
+        self._lost(self._connection, error)
+
+    def _lost(self, connection: Connection, error: BaseException | None) -> None:
+        if self._callback is None or self._connection is not connection:
+            return
+        if self._ended:
+            return  # the response is whole; only its consumer is not
+        if self._may_resend():
+            self._resend()
+        else:
+            self._fail(self._closed(error))
+
+    def _take_whole(self, head: Head, body: bytes) -> None:
+        """A final head and all of its body have come in one piece."""
+        exchange = self._exchange
+        profile = exchange.profile
+        limit = profile.max_body_size
+        if (
+            exchange.on_head is None
+            and not (head.content_encoding and profile.decompress)
+            and self._upload is None
+            and not self._plan.origin_digest
+            and not self._plan.proxy_digest
+            and not (limit and len(body) > limit)
+        ):
+            self._head = head
+            self._complete(body)
+            return
+        self._on_head(head)
+        if self._callback is None:
+            return
+        if body and (self._challenged or self._download is not None):
+            self._feed(body)
+            if self._callback is None:
+                return
+        self._on_end()
+
+    def _pump(self) -> None:
+        """Go through what has come, until there is no more or the consumer wants a pause."""
+        connection = self._connection
+        assert connection is not None
+        http1 = connection.http1
+        while self._callback is not None:
+            if self._download is not None and self._download.paused:
+                if not self._held:
+                    self._held = True
+                    connection.stream.pause_reading()
+                return
+            event = http1.next_event()
+            if event is None:
+                return
+            if isinstance(event, bytes):
+                self._feed(event)
+            elif event is END:
+                self._on_end()
+                return
+            elif isinstance(event, Head):
+                self._on_head(event)
+            if self._connection is not connection:
+                return  # a challenge is being answered
+
+    def _feed(self, data: bytes) -> None:
+        if self._challenged:
+            self._drained += len(data)
+            if self._drained > MAX_DRAINED:
+                self._answer_challenge()
+            return
+        assert self._download is not None
+        self._got_body = True
+        self._download.feed(data)
+
+    def _on_head(self, head: Head) -> None:
+        if head.code < 200:
+            if head.code == 100 and self._expecting:
+                self._expecting = False
+                self._send_expected_body()
+            return
+        self._head = head
+        self._expecting = False
+        exchange = self._exchange
+        if self._wants_another_round(head):
+            self._challenged = True
+            self._stop_upload()
+        elif self._probing and head.code < 300:
+            self._challenged = True  # there is no challenge: the same once more, with its body
+        else:
+            if head.code >= 300:
+                self._stop_upload()  # RFC 9112 section 9.3: it will not be read
+            if exchange.on_head is not None:
+                wanted = exchange.on_head(head.code, head.version, head.lines)
+                if self._callback is None:
+                    return
+                if not wanted:
+                    self._make_download().discard()
+                    return
+        if head.framing is not NONE and not self._challenged:
+            self._make_download().begin(head.content_encoding)
+
+    def _make_download(self) -> Download:
+        self._has_helpers = True
+        self._download = download = Download(
+            self._owner._transfer_loop, self._exchange, body_limit_error, self._resume, self._fail
+        )
+        return download
+
+    def _send_expected_body(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        if self._upload is not None:
+            self._pump_upload()
+        elif not connection.stream.push(self._whole_body(connection)):
+            self._sending = True
+
+    def _resume(self) -> None:
+        """The consumer is done with what it got."""
+        connection = self._connection
+        if self._callback is None or connection is None:
+            return
+        try:
+            if self._ended:
+                self._finish()
+                return
+            self._pump()
+        except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
+            self._fail(error)
+            return
+        if self._held and self._download is not None and not self._download.paused:
+            self._held = False
+            connection.stream.resume_reading()
+
+    def _on_end(self) -> None:
+        """The response is whole."""
+        if self._challenged:
+            self._answer_challenge()
+        elif self._download is not None and self._download.paused:
+            self._ended = True
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        download = self._download
+        if download is None:
+            self._complete(b"")
+        else:
+            download.finish()
+            self._complete(download.body)
+
+    # Another round
+
+    def _wants_another_round(self, head: Head) -> bool:
+        """Whether a response is a challenge that can be answered."""
+        if head.code == 401 and self._origin_digest is not None:
+            digest, name = self._origin_digest, "WWW-Authenticate"
+        elif head.code == 407 and self._proxy_digest is not None:
+            digest, name = self._proxy_digest, "Proxy-Authenticate"
+        else:
+            return False
+        values = HTTPHeaders.from_lines(head.lines[1:]).get_list(name)
+        if not digest.challenge(values):
+            if digest.exhausted:
+                raise self._too_many_rounds(head.code)
+            return False
+        return self._repeatable()
+
+    def _repeatable(self) -> bool:
+        """Whether the request's body can be had once more."""
+        return not self._produced or self._exchange.replayable
+
+    def _answer_challenge(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        self._rounds += 1
+        self._challenged = self._body_sent = self._sending = False
+        self._head = None
+        self._first_byte = 0.0
+        self._drained = 0
+        self._got_body = False
+        if self._download is not None:
+            self._download.cancel()
+            self._download = None
+        self._connection = None
+        connection.holder = None
+        if (
+            not connection.stream.unsent
+            and connection.http1.next_exchange()
+            and connection.is_quiet()
+        ):
+            self._reused = True
+            self._send(connection)
+        else:
+            connection.close()
+            self._connect()
+
+    def _too_many_rounds(self, status: int) -> HTTPError:
+        proxy = self._exchange.profile.proxy
+        if status == 407 and proxy is not None:
+            error: HTTPError = HTTPProxyError(
+                f"proxy {proxy.url} asked for credentials {self._rounds + 1} times (407)",
+                stage="proxy-auth",
+            )
+            error.proxy_code = 407
+            return error
+        return HTTPProtocolError(
+            f"{self._exchange.url.netloc} asked for credentials {self._rounds + 1} times",
+            stage="response",
+        )
+
+    def _may_resend(self) -> bool:
+        """RFC 9112 section 9.3.1: if a kept connection was closed before a byte came, and the
+        request is idempotent or its body has not been sent. The second goes on a new connection,
+        so that there is no third."""
+        profile = self._exchange.profile
+        return (
+            self._callback is not None
+            and self._reused
+            and not self._first_byte
+            and (
+                profile.method in IDEMPOTENT_METHODS
+                or (profile.body != "none" and not self._body_sent)
+            )
+            and self._repeatable()
+        )
+
+    def _resend(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        self._body_sent = self._sending = False
+        self._stop_upload()
+        self._connection = None
+        connection.holder = None
+        connection.close()
+        try:
+            self._connect()
+        except BaseException as error:  # noqa: BLE001 (a fetch must end)
+            self._fail(error)
+
+    # Deadlines
+
+    def expired(self) -> None:
+        """request_timeout has passed."""
+        if self._connection is None and self._progress is not None:
+            self._fail(self._progress.timeout_error(self._exchange))
+        else:
+            self._fail(timed_out(self._situation()))
+
+    def _watch_for_stall(self, marks: list[tuple[int, int]]) -> None:
+        """Look at the byte counts four times in stall_timeout."""
+        if self._callback is None:
+            return
+        connection = self._connection
+        limit = self._exchange.profile.stall_timeout
+        mark = (self._received, 0 if connection is None else connection.stream.unsent)
+        waits_for_us = (
+            connection is None
+            or (self._download is not None and self._download.paused)
+            or (self._upload is not None and self._upload.waiting)
+        )
+        if waits_for_us or (marks and marks[-1] != mark):
+            marks.clear()
+        marks.append(mark)
+        if len(marks) > _LOOKS:
+            self._fail(timed_out(self._situation(), stalled=True))
+            return
+        self._has_helpers = True
+        self._stall = self._owner._transfer_loop.call_later(
+            limit / _LOOKS, self._watch_for_stall, marks
+        )
+
+    # End
+
+    def abort(self) -> None:
+        """Drop the exchange at once; its callback is not called any more."""
+        if self._callback is None:
+            return
+        self._callback = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Free connection, timers and helpers."""
+        self._owner._deadlines.discard(self)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.holder = None
+            connection.close()
+        if not self._has_helpers:
+            return
+        if self._task is not None:
+            task, self._task = self._task, None
+            task.remove_done_callback(self._connected)
+            task.add_done_callback(_close_late)
+            task.cancel()
+        if self._connect_timer is not None:
+            self._connect_timer.cancel()
+            self._connect_timer = None
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        self._stop_upload()
+        if self._download is not None:
+            self._download.cancel()
+            self._download = None
+
+    def _fail(self, error: BaseException) -> None:
+        callback = self._callback
+        if callback is None:
+            return
+        error = translate(error, self._situation())
+        exchange = self._exchange
+        proxy = exchange.profile.proxy
+        if isinstance(error, HTTPError) and proxy is not None:
+            error.proxy = proxy.url
+            if error.proxy_code is None and self._connection is not None:
+                error.proxy_code = self._connection.proxy_code
+        self._callback = None
+        self._let_go()
+        fields = {"code": 599, "error": error, "effective_url": exchange.url.href, "body": b""}
+        self._tell(callback, HTTPResponse.received(fields))
+
+    def _tell(self, callback: Callable[[HTTPResponse], None], response: HTTPResponse) -> None:
+        try:
+            callback(response)
+        except Exception as error:  # noqa: BLE001 (else it would pass for a failure of this exchange)
+            self._owner._transfer_loop.call_exception_handler(
+                {"message": "the outcome of a fetch could not be told", "exception": error}
+            )
+
+    def _closed(self, error: BaseException | None) -> BaseException:
+        if isinstance(error, StreamClosedError):
+            error = error.real_error
+        situation = self._situation()
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            # In TLS 1.3 a server looks at the client's certificate after the handshake.
+            return tls_error(error, situation.peer)
+        return connection_closed(situation, error)
+
+    def _situation(self) -> Situation:
+        connection = self._connection
+        http1 = None if connection is None else connection.http1
+        if self._head is not None:
+            stage = "body"
+        elif self._upload is not None or self._sending:
+            stage = "send"
+        else:
+            stage = "response"
+        return Situation(
+            self._exchange, stage, bool(self._first_byte) or bool(http1 and http1.buffered)
+        )
+
+    def _complete(self, body: bytes) -> None:
+        connection = self._connection
+        head = self._head
+        callback = self._callback
+        assert connection is not None
+        assert head is not None
+        assert callback is not None
+        exchange = self._exchange
+        began = self._began
+        progress = self._progress
+        first = self._first_byte - began
+        if progress is None:
+            lookup = connected = secured = sent = 0.0
+        else:
+            offset = progress.started - began
+            lookup, connected, secured = (
+                offset + seconds if seconds else 0.0
+                for seconds in (progress.namelookup, progress.connect, progress.appconnect)
+            )
+            sent = max(lookup, connected, secured)
+        download = self._download
+        fields: dict[str, Any] = {
+            "code": head.code,
+            "_block": head.block,
+            "body": body,
+            "effective_url": exchange.url.href,
+            "http_version": head.version,
+            "remote_address": connection.remote,
+            "local_address": connection.local,
+            "connection_id": connection.number,
+            "reused": progress is None,
+            "_times": (lookup, connected, secured, sent, first, monotonic() - began),
+        }
+        if download is not None and download.decoded and self._got_body:
+            fields["_decoded"] = True
+        proxy = exchange.profile.proxy
+        if proxy is not None:
+            fields["proxy"] = proxy.url
+            if self._bucket.route.is_tunnel:
+                fields["proxy_code"] = connection.proxy_code
+                fields["proxy_headers"] = HTTPHeaders.from_lines(connection.proxy_lines[1:])
+            elif head.code == 407:
+                fields["proxy_code"] = 407
+        self._callback = None
+        stream = connection.stream
+        if (
+            self._upload is None
+            and not stream.unsent
+            and not stream.closed()
+            and connection.http1.next_exchange()
+        ):
+            if self._held:
+                stream.resume_reading()
+            self._connection = None
+            connection.bucket.pool.give_back(connection)
+        self._let_go()
+        self._tell(callback, HTTPResponse.received(fields))
+
+
+def _close_late(task: asyncio.Task[Connected]) -> None:
+    """A connection that stood in the moment in which it was given up."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().stream.close()

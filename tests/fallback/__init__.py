@@ -1,0 +1,1 @@
+"""The backend that takes over where pycurl is missing or broken."""

@@ -1,0 +1,1 @@
+"""What is the simple backend's own: connections, proxies, authentication."""
