@@ -28,19 +28,22 @@ Opener = Callable[[str, int], AbstractAsyncContextManager[Fetch]]
 """Makes a client for a URL and a number of requests in flight."""
 
 
-@asynccontextmanager
-async def _whimbrel(url: str, in_flight: int) -> AsyncIterator[Fetch]:
-    from whimbrel.httpclient import AsyncHTTPClient
+def _whimbrel(backend: str) -> Opener:
+    @asynccontextmanager
+    async def open_client(url: str, in_flight: int) -> AsyncIterator[Fetch]:
+        from whimbrel.httpclient import AsyncHTTPClient
 
-    AsyncHTTPClient.configure("whimbrel.curl_httpclient.CurlAsyncHTTPClient")
-    async with AsyncHTTPClient(force_instance=True, max_clients=in_flight) as client:
+        AsyncHTTPClient.configure(backend)
+        async with AsyncHTTPClient(force_instance=True, max_clients=in_flight) as client:
 
-        async def fetch() -> None:
-            response = await client.fetch(url)
-            assert response.code == 200
-            assert response.body == BODY
+            async def fetch() -> None:
+                response = await client.fetch(url)
+                assert response.code == 200
+                assert response.body == BODY
 
-        yield fetch
+            yield fetch
+
+    return open_client
 
 
 @asynccontextmanager
@@ -59,19 +62,23 @@ async def _aiohttp(url: str, in_flight: int) -> AsyncIterator[Fetch]:
         yield fetch
 
 
-@asynccontextmanager
-async def _tornado_curl(url: str, in_flight: int) -> AsyncIterator[Fetch]:
-    from tornado.curl_httpclient import CurlAsyncHTTPClient
+def _tornado(backend: str) -> Opener:
+    @asynccontextmanager
+    async def open_client(url: str, in_flight: int) -> AsyncIterator[Fetch]:
+        from tornado.httpclient import AsyncHTTPClient
 
-    client = CurlAsyncHTTPClient(force_instance=True, max_clients=in_flight)
+        AsyncHTTPClient.configure(backend, max_clients=in_flight)
+        client = AsyncHTTPClient(force_instance=True)
 
-    async def fetch() -> None:
-        response = await client.fetch(url)
-        assert response.code == 200
-        assert response.body == BODY
+        async def fetch() -> None:
+            response = await client.fetch(url)
+            assert response.code == 200
+            assert response.body == BODY
 
-    yield fetch
-    client.close()
+        yield fetch
+        client.close()
+
+    return open_client
 
 
 class Client(NamedTuple):
@@ -98,15 +105,27 @@ class Client(NamedTuple):
         return {name: importlib.metadata.version(name) for name in self.packages}
 
 
-WHIMBREL: Final = "whimbrel curl"
+CURL: Final = "whimbrel curl"
+SIMPLE: Final = "whimbrel simple"
 AIOHTTP: Final = "aiohttp"
 TORNADO_CURL: Final = "Tornado curl"
+TORNADO_SIMPLE: Final = "Tornado simple"
+
+_curl = _whimbrel("whimbrel.curl_httpclient.CurlAsyncHTTPClient")
+_simple = _whimbrel("whimbrel.simple_httpclient.SimpleAsyncHTTPClient")
 
 CLIENTS: Final = {
-    WHIMBREL: Client(_whimbrel, ("whimbrel", "pycurl")),
-    f"{WHIMBREL}, uvloop": Client(_whimbrel, ("whimbrel", "pycurl", "uvloop"), uvloop=True),
+    CURL: Client(_curl, ("whimbrel", "pycurl")),
+    f"{CURL}, uvloop": Client(_curl, ("whimbrel", "pycurl", "uvloop"), uvloop=True),
+    SIMPLE: Client(_simple, ("whimbrel",)),
+    f"{SIMPLE}, uvloop": Client(_simple, ("whimbrel", "uvloop"), uvloop=True),
     AIOHTTP: Client(_aiohttp, ("aiohttp",)),
-    TORNADO_CURL: Client(_tornado_curl, ("tornado", "pycurl")),
+    TORNADO_CURL: Client(
+        _tornado("tornado.curl_httpclient.CurlAsyncHTTPClient"), ("tornado", "pycurl")
+    ),
+    TORNADO_SIMPLE: Client(
+        _tornado("tornado.simple_httpclient.SimpleAsyncHTTPClient"), ("tornado",)
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Small GETs over kept connections: requests per second, beside aiohttp and Tornado's curl client.
+"""Small GETs over kept connections: requests per second, beside aiohttp and Tornado's clients.
 
     python -m benchmarks.small_get --rounds 5 --in-flight 1,100,1000 --json result.json
 
@@ -19,13 +19,27 @@ from typing import Any, Final
 
 import pycurl
 
-from benchmarks.clients import AIOHTTP, CLIENTS, TORNADO_CURL, WHIMBREL, Sample, sample
+from benchmarks.clients import (
+    AIOHTTP,
+    CLIENTS,
+    CURL,
+    SIMPLE,
+    TORNADO_CURL,
+    TORNADO_SIMPLE,
+    Sample,
+    sample,
+)
 from benchmarks.report import Spread, machine, pairs, table
 from benchmarks.servers import BODY, Server, server
 
-PEERS: Final = (AIOHTTP, TORNADO_CURL)
-FLOOR: Final = {AIOHTTP: 2.0, TORNADO_CURL: 3.0}
-"""By what factor `whimbrel curl` has to be faster, at `FLOOR_IN_FLIGHT`."""
+PEERS: Final = (AIOHTTP, TORNADO_CURL, TORNADO_SIMPLE)
+FLOORS: Final = (
+    (CURL, 2.0, AIOHTTP),
+    (CURL, 3.0, TORNADO_CURL),
+    (SIMPLE, 3.0, AIOHTTP),
+    (SIMPLE, 10.0, TORNADO_SIMPLE),
+)
+"""Who has to be faster, by what factor, than whom, at `FLOOR_IN_FLIGHT`."""
 FLOOR_IN_FLIGHT: Final = 100
 
 Samples = dict[str, list[Sample]]
@@ -65,7 +79,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--client", action="append", dest="clients", choices=CLIENTS, help="only this (repeat)"
     )
     parser.add_argument("--json", metavar="FILE", help="write every sample there")
-    floor = ", ".join(f"{factor} x {name}" for name, factor in FLOOR.items())
+    floor = ", ".join(f"{name} {factor:g} x {peer}" for name, factor, peer in FLOORS)
     parser.add_argument(
         "--check", action="store_true", help=f"exit with 1 below the floor: {floor}"
     )
@@ -177,19 +191,19 @@ def _as_json(results: dict[int, Samples]) -> list[dict[str, Any]]:
 
 
 def _check(results: dict[int, Samples]) -> int:
-    """Compare with `FLOOR`, and say what was found; the exit code."""
+    """Compare with `FLOORS`, and say what was found; the exit code."""
     samples = results[FLOOR_IN_FLIGHT]
     failed = False
     print()
-    for peer, wanted in FLOOR.items():
-        if WHIMBREL not in samples or peer not in samples:
-            print(f"floor: {wanted} x {peer}: not measured")
+    for name, wanted, peer in FLOORS:
+        if name not in samples or peer not in samples:
+            print(f"floor of {name}: {wanted} x {peer}: not measured")
             failed = True
             continue
-        found = ratio(samples, WHIMBREL, peer).median
+        found = ratio(samples, name, peer).median
         met = found >= wanted
         failed = failed or not met
-        print(f"floor: {wanted} x {peer}: {found:.2f}, {'met' if met else 'MISSED'}")
+        print(f"floor of {name}: {wanted} x {peer}: {found:.2f}, {'met' if met else 'MISSED'}")
     return int(failed)
 
 

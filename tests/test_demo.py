@@ -12,7 +12,7 @@ import pytest
 import whimbrel
 from whimbrel.demo import CHECKS
 
-PASSES = "import sys; from whimbrel.cli import main; sys.exit(main(['demo']))"
+PASSES = "import sys; from whimbrel.cli import main; sys.exit(main(['demo', *sys.argv[1:]]))"
 
 # A check through the seam for them, against the demo's own servers and client.
 BROKEN = """
@@ -33,7 +33,7 @@ async def fine(playground):
     return "fine"
 
 checks = [Check("status", wrong_status), Check("body", wrong_body), Check("fine", fine)]
-sys.exit(run_demo(checks))
+sys.exit(run_demo(checks, backends=sys.argv[1:]))
 """
 
 # A proxy that lets nobody through: the demo's own checks must see it.
@@ -50,7 +50,7 @@ class Locked(ProxyServer):
         return self.url.replace("//", "//alice:secret@")
 
 whimbrel.demo.ProxyServer = Locked
-sys.exit(whimbrel.demo.run_demo(fetches=5))
+sys.exit(whimbrel.demo.run_demo(fetches=5, backends=sys.argv[1:]))
 """
 
 # A proxy that says it was never used, as if the client had gone past it.
@@ -64,13 +64,20 @@ class Unused(ProxyServer):
     tunnel_count = property(lambda self: 0, lambda self, value: None)
 
 whimbrel.demo.ProxyServer = Unused
-sys.exit(whimbrel.demo.run_demo(fetches=5))
+sys.exit(whimbrel.demo.run_demo(fetches=5, backends=sys.argv[1:]))
 """
 
 
-async def run(program: str) -> tuple[int | None, str, str]:
+# One check, which takes no time.
+SHORT = "import whimbrel.demo; whimbrel.demo.CHECKS = whimbrel.demo.CHECKS[-1:]\n"
+
+# As if pycurl had not been installed.
+WITHOUT_PYCURL = "import sys; sys.modules['pycurl'] = None\n"
+
+
+async def run(program: str, *arguments: str) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-X", "dev", "-W", "error", "-c", program),
+        *(sys.executable, "-X", "dev", "-W", "error", "-c", program, *arguments),
         env={
             "PYTHONPATH": str(Path(whimbrel.__file__).parents[1]),
             "http_proxy": "http://nowhere:1",
@@ -87,37 +94,68 @@ def without_debug_notes(err: str) -> str:
     return "".join(line for line in err.splitlines(True) if not line.startswith("Executing <"))
 
 
+def lines_of(out: str, backend: str) -> list[str]:
+    return re.findall(rf"^(?:ok  |FAIL)  {backend} .*", out, re.MULTILINE)
+
+
 @pytest.mark.slow
-async def test_the_demo_passes_with_a_line_for_every_check() -> None:
+async def test_the_demo_passes_with_a_line_for_every_check_and_backend() -> None:
+    """Without --backend on both, one after the other."""
     code, out, err = await run(PASSES)
     lines = out.splitlines()
     assert (code, without_debug_notes(err)) == (0, "")
-    assert re.fullmatch(r"whimbrel \S+ demo with \w+AsyncHTTPClient", lines[0])
+    assert re.fullmatch(r"whimbrel \S+ demo", lines[0])
     checks = [line for line in lines if re.match(r"(ok|FAIL) ", line)]
-    assert len(checks) == len(CHECKS)
-    for line, check in zip(checks, CHECKS, strict=True):
-        assert re.fullmatch(rf"ok    {re.escape(check.name)} +[0-9]+\.[0-9] ms   \S.*", line), line
+    assert len(checks) == 2 * len(CHECKS)
+    wanted = [(name, check.name) for name in ("curl", "simple") for check in CHECKS]
+    for line, (backend, check) in zip(checks, wanted, strict=True):
+        form = rf"ok    {backend} +{re.escape(check)} +[0-9]+\.[0-9] ms   \S.*"
+        assert re.fullmatch(form, line), line
     assert len({line.index(" ms   ") for line in checks}) == 1  # aligned
-    assert re.fullmatch(rf"{len(CHECKS)} of {len(CHECKS)} as they should be, .* s", lines[-1])
-    assert "300 bodies verified" in checks[0]
-    assert "TimeoutError at stage response" in out
-    assert "ProxyError at stage proxy-auth" in out
-    assert "ProxyError at stage proxy-connect" in out
+    assert re.fullmatch(rf"{len(checks)} of {len(checks)} as they should be, .* s", lines[-1])
+    assert out.count("200 bodies verified") == 4
+    for error in ("Timeout", "Proxy"):
+        assert f"Curl{error}Error at stage" in out
+        assert f"HTTP{error}Error at stage" in out
     assert "secret" not in out
 
 
+@pytest.mark.parametrize("backend", ["curl", "simple"])
+async def test_the_demo_runs_on_the_backend_that_is_asked_for(backend: str) -> None:
+    code, out, err = await run(SHORT + PASSES, "--backend", backend)
+    assert (code, without_debug_notes(err)) == (0, "")
+    assert len(lines_of(out, backend)) == 1
+    assert out.splitlines()[-1].startswith("1 of 1 as they should be")
+
+
+async def test_the_demo_without_libcurl() -> None:
+    """It runs on what there is; a backend that is asked for must be there."""
+    code, out, err = await run(WITHOUT_PYCURL + SHORT + PASSES)
+    assert (code, without_debug_notes(err)) == (0, "")
+    assert len(lines_of(out, "simple")) == 1
+    assert out.splitlines()[-1].startswith("1 of 1 as they should be")
+    for backend in ("curl", "both"):
+        code, out, err = await run(WITHOUT_PYCURL + SHORT + PASSES, "--backend", backend)
+        assert (code, out) == (4, "")
+        assert re.fullmatch(r"whimbrel: usage: .*pycurl.*\n", without_debug_notes(err))
+
+
 async def test_the_demo_fails_with_a_failing_check_and_runs_the_others() -> None:
-    code, out, err = await run(BROKEN)
+    """A failure on one backend does not keep the other from its turn."""
+    code, out, err = await run(BROKEN, "curl", "simple")
     assert (code, without_debug_notes(err)) == (1, "")
-    assert re.search(r"^FAIL  status .*HTTPError: HTTP 404: Not Found$", out, re.MULTILINE)
-    assert re.search(r"^FAIL  body .*the body is wrong$", out, re.MULTILINE)
-    assert re.search(r"^ok    fine .*fine$", out, re.MULTILINE)
-    assert out.splitlines()[-1].startswith("1 of 3 as they should be")
+    for backend in ("curl", "simple"):
+        status, body, fine = lines_of(out, backend)
+        assert re.match(r"FAIL  \w+ +status .*HTTPError: HTTP 404: Not Found$", status)
+        assert re.match(r"FAIL  \w+ +body .*the body is wrong$", body)
+        assert re.match(r"ok    \w+ +fine .*fine$", fine)
+    assert out.splitlines()[-1].startswith("2 of 6 as they should be")
 
 
+@pytest.mark.parametrize("backend", ["curl", "simple"])
 @pytest.mark.parametrize("program", [LOCKED, UNUSED])
-async def test_the_demo_fails_when_the_proxy_has_no_part_in_it(program: str) -> None:
-    code, out, err = await run(program)
+async def test_the_demo_fails_when_the_proxy_has_no_part_in_it(program: str, backend: str) -> None:
+    code, out, err = await run(program, backend)
     assert (code, without_debug_notes(err)) == (1, "")
-    failed = re.findall(r"^FAIL  (.+?)  ", out, re.MULTILINE)
+    failed = re.findall(rf"^FAIL  {backend} +(.+?)  ", out, re.MULTILINE)
     assert failed == ["concurrent fetches through the proxy", "TLS through the proxy"]

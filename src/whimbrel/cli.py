@@ -42,12 +42,10 @@ def _whimbrel(argv: Sequence[str]) -> int:
     from whimbrel.httpclient import AsyncHTTPClient
 
     if argv and argv[0] == "demo":
-        backend = parse_demo(argv[1:])
-        if backend is not None:
-            AsyncHTTPClient.configure(backend)
+        backends = parse_demo(argv[1:])
         from whimbrel.demo import run_demo
 
-        return run_demo()
+        return run_demo(backends=backends)
     options = parse(argv)
     if options is None:
         return Exit.OK

@@ -1,7 +1,7 @@
 """`whimbrel demo`: the main job of this package, done on loopback in a few seconds.
 
 An origin, an https origin and a proxy with authentication from `whimbrel.testing` run in this
-process; the configured backend fetches from them. Every check verifies what came back (bodies, and
+process; each backend in turn fetches from them. Every check verifies what came back (bodies, and
 what the servers counted) and prints one line; those that show a failure demand the right error.
 """
 
@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TextIO
 
+from whimbrel._backends import load, loadable
 from whimbrel._version import __version__
 from whimbrel.httpclient import (
     AsyncHTTPClient,
@@ -37,6 +38,7 @@ PASSWORD: Final = "secret"
 
 _CHECK_SECONDS: Final = 20.0
 _DOWNLOAD_BYTES: Final = 32 * 1024 * 1024
+_BACKEND_WIDTH: Final = 8
 _NAME_WIDTH: Final = 42
 # A fetch through our own proxy holds six descriptors of this one process.
 _DESCRIPTORS_PER_FETCH: Final = 8
@@ -52,7 +54,7 @@ class Playground:
     """What checks work with.
 
     Attributes:
-        client: of the configured backend, blind to the environment.
+        client: of the backend whose turn it is, blind to the environment.
         origin, secure: an http and an https origin.
         proxy: asks for `USERNAME` and `PASSWORD`.
         refused: a port where nobody listens.
@@ -78,39 +80,58 @@ class Check(NamedTuple):
 
 
 def run_demo(
-    checks: Sequence[Check] | None = None, *, fetches: int = 300, out: TextIO | None = None
+    checks: Sequence[Check] | None = None,
+    *,
+    backends: Sequence[str] | None = None,
+    fetches: int = 200,
+    out: TextIO | None = None,
 ) -> int:
-    """Run the demo with the configured backend; return 0, or 1 if a check failed.
+    """Run the demo with each backend; return 0, or 1 if a check failed.
 
     Args:
         checks: None is all of `CHECKS`.
+        backends: their names; None is every one that can be loaded.
         fetches: how many concurrent fetches make a crowd.
         out: where the lines go; None is stdout.
+
+    Raises:
+        ImportError: a backend that was named cannot be loaded.
     """
-    return asyncio.run(_demo(CHECKS if checks is None else checks, fetches, out or sys.stdout))
+    classes = {name: load(name) for name in backends or loadable()}
+    checks = CHECKS if checks is None else checks
+    return asyncio.run(_demo(classes, checks, fetches, out or sys.stdout))
 
 
-async def _demo(checks: Sequence[Check], fetches: int, out: TextIO) -> int:
+async def _demo(
+    backends: Mapping[str, type[AsyncHTTPClient]],
+    checks: Sequence[Check],
+    fetches: int,
+    out: TextIO,
+) -> int:
     started = time.perf_counter()
     in_flight = min(fetches, max(1, (_raise_descriptor_limit() - 100) // _DESCRIPTORS_PER_FETCH))
+    passed: list[bool] = []
     async with (
-        AsyncHTTPClient(force_instance=True, max_clients=in_flight, trust_env=False) as client,
         OriginServer() as origin,
         OriginServer(localhost_context()) as secure,
         ProxyServer(USERNAME, PASSWORD) as proxy,
     ):
-        print(f"whimbrel {__version__} demo with {type(client).__name__}", file=out)
+        print(f"whimbrel {__version__} demo", file=out)
         print(f"origins {origin.url('')} and {secure.url('')}", file=out)
-        print(f"proxy   {proxy.url} (credentials wanted)\n", file=out, flush=True)
+        print(f"proxy   {proxy.url} (credentials wanted)", file=out)
         with refused_port() as refused:
-            playground = Playground(client, origin, secure, proxy, refused, fetches)
-            passed = [await _show(check, playground, out) for check in checks]
+            for name, kind in backends.items():
+                print(file=out, flush=True)
+                options = {"max_clients": in_flight, "trust_env": False}
+                async with kind(force_instance=True, **options) as client:
+                    playground = Playground(client, origin, secure, proxy, refused, fetches)
+                    passed += [await _show(name, check, playground, out) for check in checks]
     elapsed = time.perf_counter() - started
     print(f"\n{sum(passed)} of {len(passed)} as they should be, {elapsed:.1f} s", file=out)
     return 0 if all(passed) else 1
 
 
-async def _show(check: Check, playground: Playground, out: TextIO) -> bool:
+async def _show(backend: str, check: Check, playground: Playground, out: TextIO) -> bool:
     """Run one check and print its line; whether it passed."""
     started = time.perf_counter()
     try:
@@ -122,7 +143,8 @@ async def _show(check: Check, playground: Playground, out: TextIO) -> bool:
         detail, passed = _describe(error), False
     milliseconds = (time.perf_counter() - started) * 1000
     mark = "ok  " if passed else "FAIL"
-    line = f"{mark}  {check.name:<{_NAME_WIDTH}}{milliseconds:>8.1f} ms   {detail}"
+    name = f"{backend:<{_BACKEND_WIDTH}}{check.name:<{_NAME_WIDTH}}"
+    line = f"{mark}  {name}{milliseconds:>8.1f} ms   {detail}"
     print(line, file=out, flush=True)
     return passed
 

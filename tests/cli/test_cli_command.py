@@ -379,7 +379,21 @@ async def test_files_that_cannot_be_used(origin: OriginServer, tmp_path: Path) -
 async def test_an_unknown_backend_is_a_usage_error(origin: OriginServer) -> None:
     """There is no silent change to another backend."""
     assert (await run("--backend", "none-such", origin.url("/hello"))).code == 2
-    assert await run("--backend", "curl", origin.url("/hello")) == (0, HELLO, "")
+
+
+@pytest.mark.parametrize("backend", ["curl", "simple"])
+async def test_backends(origin: OriginServer, secure: OriginServer, backend: str) -> None:
+    """Each does the work, and has the same exit codes."""
+    assert await run("--backend", backend, origin.url("/hello")) == (0, HELLO, "")
+    ran = await run("--backend", backend, secure.url("/hello"))
+    failed(ran, 60, "tls: the certificate of localhost:.* was not accepted: .*")
+    with refused_port() as port:
+        failed(await run("--backend", backend, f"127.0.0.1:{port}"), 7, "connect: .*refused.*")
+
+
+async def test_what_only_libcurl_can_do(secure: OriginServer) -> None:
+    ran = await run("--backend", "simple", "--http3", secure.url("/hello"))
+    failed(ran, 4, "usage: http_version '3': .*CurlAsyncHTTPClient.*")
 
 
 # Output

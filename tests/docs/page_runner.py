@@ -69,14 +69,15 @@ def fill(folder: Path, certificates: Any) -> None:
     (folder / "upload.bin").write_bytes(bytes(range(256)) * 1000)
 
 
-async def run_page(page: Path, folder: Path, ports: dict[str, int]) -> None:
-    """Run the Python blocks of `page`.
+async def run_page(page: Path, folder: Path, ports: dict[str, int], before: str = "") -> None:
+    """Run the Python blocks of `page`, and before them what `before` holds.
 
     Raises:
         Problem: one failed, warned, or printed something else than the text block behind it shows.
     """
     python, expected = _pair_up(page)
     sources = [(block.line, _ADDRESS.sub(_real(ports), block.source)) for block in python]
+    sources.insert(0, (0, before))
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     environment.pop("PYTHONASYNCIODEBUG", None)  # it would log what is slow on a busy machine
     process = await asyncio.create_subprocess_exec(
@@ -95,7 +96,7 @@ async def run_page(page: Path, folder: Path, ports: dict[str, int]) -> None:
     if process.returncode or err:
         raise Problem(f"{page_name(page)}:\n{err.decode()}")
     shown_ports = {str(real): shown for shown, real in ports.items()}
-    for block, want, got in zip(python, expected, json.loads(out), strict=True):
+    for block, want, got in zip(python, expected, json.loads(out)[1:], strict=True):
         got = _ADDRESS.sub(_real(shown_ports), got)
         if not doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS):
             raise Problem(

@@ -40,7 +40,7 @@ def test_check_fails_where_peers_were_not_measured() -> None:
         *("--client", "whimbrel curl", "--own-server", "--check"),
     )
     assert done.returncode == 1, done.stderr
-    assert "floor: 2.0 x aiohttp: not measured" in done.stdout
+    assert "floor of whimbrel curl: 2.0 x aiohttp: not measured" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,8 @@ from benchmarks.clients import Sample
 from benchmarks.small_get import FLOOR_IN_FLIGHT, _check, ratio
 def rates(*values): return [Sample(value, 1.0, 1.0) for value in values]
 samples = {"whimbrel curl": rates(*WHIMBREL), "aiohttp": rates(10, 20, 10),
-           "Tornado curl": rates(10, 10, 10)}
+           "Tornado curl": rates(10, 10, 10), "Tornado simple": rates(4, 4, 4),
+           "whimbrel simple": rates(40, 60, 40)}
 print(ratio(samples, "whimbrel curl", "aiohttp"))
 raise SystemExit(_check({FLOOR_IN_FLIGHT: samples}))
 """
@@ -73,9 +74,9 @@ raise SystemExit(_check({FLOOR_IN_FLIGHT: samples}))
     ("rates", "median", "code", "verdict"),
     [
         # Round by round 3.0, 2.0, 4.0; not 30 to 10, the ratio of the medians.
-        ((30, 40, 40), 3.0, 0, "floor: 3.0 x Tornado curl: 4.00, met"),
-        ((29, 29, 29), 2.9, 1, "floor: 3.0 x Tornado curl: 2.90, MISSED"),
-        ((19, 60, 19), 1.9, 1, "floor: 2.0 x aiohttp: 1.90, MISSED"),
+        ((30, 40, 40), 3.0, 0, "floor of whimbrel curl: 3.0 x Tornado curl: 4.00, met"),
+        ((29, 29, 29), 2.9, 1, "floor of whimbrel curl: 3.0 x Tornado curl: 2.90, MISSED"),
+        ((19, 60, 19), 1.9, 1, "floor of whimbrel curl: 2.0 x aiohttp: 1.90, MISSED"),
     ],
 )
 def test_check_compares_medians_of_ratios(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
+from whimbrel._backends import BACKENDS
 from whimbrel._cli.failures import Exit, Failure
 from whimbrel._cli.secrets import (
     PASSWORD_VARIABLE,
@@ -19,10 +20,6 @@ from whimbrel._cli.secrets import (
     hide,
 )
 from whimbrel._version import __version__
-
-BACKENDS: Final = {
-    "curl": "whimbrel.curl_httpclient.CurlAsyncHTTPClient",
-}
 
 _FORM: Final = "application/x-www-form-urlencoded"
 
@@ -100,7 +97,7 @@ def _exit_codes() -> str:
 def _parser() -> _Parser:
     parser = _Parser(
         prog="whimbrel",
-        usage="whimbrel [options] URL...\n       whimbrel demo [--backend curl]",
+        usage="whimbrel [options] URL...\n       whimbrel demo [--backend NAME]",
         description="Fetch URLs over HTTP, through proxies if asked to. `whimbrel demo` shows what "
         "it does, on loopback.",
         epilog=f"""environment:
@@ -181,7 +178,7 @@ def _parser() -> _Parser:
     group("-s", "--silent", action="store_true", help="no progress bar")
     group("-v", "--verbose", action="store_true", help="show both header blocks, on stderr")
     group("--timing", action="store_true", help="show where the time went, on stderr")
-    group("--backend", choices=tuple(BACKENDS), help="the client to use: curl")
+    group("--backend", choices=tuple(BACKENDS), help="the client: curl, the default, or simple")
     return parser
 
 
@@ -212,7 +209,7 @@ def parse(argv: Sequence[str]) -> Options | None:
     return Options(
         urls=[url if "://" in url else f"http://{url}" for url in given.urls],
         outputs=given.outputs,
-        backend=BACKENDS.get(given.backend),
+        backend=None if given.backend is None else BACKENDS[given.backend],
         request=_request(given, parser),
         include=given.include or given.head,
         follow=given.location,
@@ -223,8 +220,8 @@ def parse(argv: Sequence[str]) -> Options | None:
     )
 
 
-def parse_demo(argv: Sequence[str]) -> str | None:
-    """Parse what follows ``whimbrel demo``; the dotted name of the backend, None for the default.
+def parse_demo(argv: Sequence[str]) -> list[str] | None:
+    """Parse what follows ``whimbrel demo``; the names of the backends, None for all that load.
 
     Raises:
         Failure: usage.
@@ -236,8 +233,15 @@ def parse_demo(argv: Sequence[str]) -> str | None:
         "and check every answer. Exit code 1 when something did not do what it should.",
         allow_abbrev=False,
     )
-    parser.add_argument("--backend", choices=tuple(BACKENDS), help="the client to use: curl")
-    return BACKENDS.get(parser.parse_args(argv).backend)
+    parser.add_argument(
+        "--backend",
+        choices=(*BACKENDS, "both"),
+        help="the client to use; without it every one that can be loaded, in turn",
+    )
+    given: str | None = parser.parse_args(argv).backend
+    if given == "both":
+        return list(BACKENDS)
+    return None if given is None else [given]
 
 
 def version_text() -> str:

@@ -6,6 +6,7 @@ The numbers are curl's, so that scripts written around curl keep their tests; do
 
 from __future__ import annotations
 
+import ssl
 import sys
 from enum import IntEnum
 from typing import Final
@@ -96,13 +97,20 @@ _CODES: Final[tuple[tuple[type[HTTPError] | None, str | None, Exit], ...]] = (
 _CERTIFICATE_ERRNO: Final = 60
 
 
+def _is_about_the_certificate(error: Exception) -> bool:
+    return isinstance(error, HTTPTLSError) and (
+        error.errno == _CERTIFICATE_ERRNO
+        or isinstance(error.__cause__, ssl.SSLCertVerificationError)
+    )
+
+
 def failure_of(error: Exception) -> Failure | None:
     """What an exception of the client means here; None for one that is a bug."""
     if isinstance(error, Failure):
         return error
-    if isinstance(error, HTTPTLSError) and error.errno == _CERTIFICATE_ERRNO:
-        return Failure(Exit.CERTIFICATE, error.stage or "tls", str(error))
     if isinstance(error, HTTPError):
+        if _is_about_the_certificate(error):
+            return Failure(Exit.CERTIFICATE, error.stage or "tls", str(error))
         for kind, stage, code in _CODES:
             if (kind is None or isinstance(error, kind)) and stage in (None, error.stage):
                 return Failure(code, error.stage or "response", str(error))

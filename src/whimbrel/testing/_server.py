@@ -1,43 +1,71 @@
-"""What the servers of `whimbrel.testing` share: accepting, limiting, ending.
-
-1. A connection is one task. It owns its socket from the accept on, the TLS handshake included, so
-   that ending the task ends the connection in every phase.
-2. `close()` returns when no task and no socket is left.
-3. Two counters tell tests what clients did: connections accepted, requests received.
-"""
+"""What the servers of `whimbrel.testing` share: accepting, limiting, counting, recording."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
-import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Self
-
-from whimbrel.testing._wire import (
-    PIECE,
-    Limits,
-    MessageError,
-    RequestHead,
-    encode_head,
-    reason_phrase,
-)
+from typing import Any, Final, Self
 
 log = logging.getLogger("whimbrel.testing")
 
 RECORDED_REQUESTS: Final = 1000
 RECORDED_BODY: Final = 64 * 1024
 
-_LINGER_SECONDS: Final = 1.0
-_LINGER_BYTES: Final = 1024 * 1024
-_CLOSE_SECONDS: Final = 1.0
 _ACCEPT_RETRY_SECONDS: Final = 0.05
+
+Fields = Sequence[tuple[str, str]]
+"""Header fields as pairs of name and value, decoded as Latin-1."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server of this package puts up with.
+
+    Attributes:
+        head: bytes of a start line with its header fields.
+        body: bytes of a request's body. A proxy does not store bodies and has no use for it.
+        request_time: seconds for a request's head to arrive, and for its body; an idle connection
+            is closed after as long. 0 or less is not "none".
+        connections: open at once; the next ones wait in the listening socket's backlog.
+    """
+
+    head: int = 64 * 1024
+    body: int = 64 * 1024 * 1024
+    request_time: float = 60.0
+    connections: int = 2048
+
+
+@dataclass(frozen=True)
+class RequestHead:
+    """A request's start line and header fields.
+
+    Attributes:
+        method: as sent, case included.
+        target: the request target as sent: a path with its query, an absolute URL, or host:port.
+        version: "1.0" or "1.1".
+        fields: header fields in the order in which they came.
+    """
+
+    method: str
+    target: str
+    version: str
+    fields: Fields
+
+    def get_all(self, name: str) -> list[str]:
+        """Every value of the field called `name` (case-insensitive), in order."""
+        wanted = name.lower()
+        return [value for field, value in self.fields if field.lower() == wanted]
+
+    def get(self, name: str) -> str | None:
+        """The only value of the field called `name`; several are joined by ", " (RFC 9110 5.3)."""
+        values = self.get_all(name)
+        return ", ".join(values) if values else None
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,64 +87,16 @@ class RecordedRequest(RequestHead):
         return f"<RecordedRequest {self.method} {self.target} on connection {self.connection}>"
 
 
-class Connection:
-    """One accepted connection: its streams, its number, and how it is left.
+class Refusal(Exception):
+    """A request that is understood and not carried out; `status` is the answer."""
 
-    Attributes:
-        number: 1 for the server's first connection, and so on.
-        reader, writer: the streams, above TLS where there is TLS.
-    """
-
-    def __init__(
-        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.number = number
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, data: bytes) -> None:
-        """Write `data` and wait while the peer is slow.
-
-        Raises:
-            ConnectionError: the peer is gone.
-        """
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def refuse(self, error: MessageError) -> None:
-        """Answer a request that cannot be understood and end the connection."""
-        await self.send(
-            encode_head(
-                f"HTTP/1.1 {error.status} {reason_phrase(error.status)}",
-                [("Content-Length", "0"), ("Connection", "close")],
-            )
-        )
-        await self.linger()
-
-    def reset(self) -> None:
-        """Break the connection so that the peer cannot take it for an orderly end (RST)."""
-        sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
-
-    async def linger(self) -> None:
-        """Half-close, then swallow a bounded rest of what the peer still sends.
-
-        Closing a socket with unread data resets it, and the reset may overtake the answer
-        (RFC 9112 section 9.6).
-        """
-        if not self.writer.can_write_eof():  # TLS
-            return
-        self.writer.write_eof()
-        room = _LINGER_BYTES
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while room > 0 and (piece := await self.reader.read(PIECE)):
-                    room -= len(piece)
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class LoopbackServer:
-    """A listening socket on 127.0.0.1 and a task for every connection; see the subclasses.
+    """A listening socket on 127.0.0.1; see the subclasses.
 
     Use it as an async context manager, or call `start()` and `close()`.
 
@@ -132,13 +112,14 @@ class LoopbackServer:
         self.connection_count = 0
         """Connections accepted so far."""
         self.request_count = 0
-        """Requests whose head was read and accepted so far."""
+        """Requests received so far: whole ones at an origin, their heads at a proxy."""
+        self.open_connections = 0
+        """Connections open at this moment."""
         self.requests: deque[RecordedRequest] = deque(maxlen=RECORDED_REQUESTS)
         """The latest requests, oldest first; at most 1,000 are kept."""
         self._ssl_context = ssl_context
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(self.limits.connections)
         self._port = 0
 
@@ -163,11 +144,6 @@ class LoopbackServer:
         """How clients should name it: "localhost" with TLS, else "127.0.0.1"."""
         return "localhost" if self._ssl_context else "127.0.0.1"
 
-    @property
-    def open_connections(self) -> int:
-        """Connections open at this moment."""
-        return len(self._tasks)
-
     async def start(self) -> Self:
         """Listen on a free port of 127.0.0.1.
 
@@ -191,11 +167,6 @@ class LoopbackServer:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -208,17 +179,17 @@ class LoopbackServer:
     ) -> None:
         await self.close()
 
-    async def serve(self, connection: Connection) -> None:
-        """Speak on one connection until it should end.
-
-        Raises:
-            MessageError: answered with its status before the connection is closed.
-            OSError, asyncio.IncompleteReadError: the peer vanished or was late; no error here.
-        """
+    def _adopt(self, sock: socket.socket, address: Any, number: int) -> None:
+        """Take over a connection, the `number`-th; `_gone` is to be called once, at its end."""
         raise NotImplementedError
 
-    def record(self, head: RequestHead, connection: Connection, body: bytes, size: int) -> None:
-        """Count a request and remember it."""
+    def _gone(self) -> None:
+        """A connection has ended: another may be accepted."""
+        self.open_connections -= 1
+        self._room.release()
+
+    def _record(self, head: RequestHead, connection: int, body: bytes, size: int) -> None:
+        """Count a request that came on connection number `connection`, and remember it."""
         self.request_count += 1
         self.requests.append(
             RecordedRequest(
@@ -228,7 +199,7 @@ class LoopbackServer:
                 tuple(head.fields),
                 body[:RECORDED_BODY],
                 size,
-                connection.number,
+                connection,
             )
         )
 
@@ -237,7 +208,7 @@ class LoopbackServer:
         while True:
             await self._room.acquire()
             try:
-                sock, _ = await loop.sock_accept(listener)
+                sock, address = await loop.sock_accept(listener)
             except OSError as error:  # out of descriptors, most likely: others may be closed soon
                 self._room.release()
                 log.warning("cannot accept a connection: %s", error)
@@ -247,54 +218,5 @@ class LoopbackServer:
                 self._room.release()
                 raise
             self.connection_count += 1
-            task = asyncio.create_task(self._own(sock, self.connection_count))
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._room.release()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: a connection failed", type(self).__name__, exc_info=error)
-
-    async def _own(self, sock: socket.socket, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=self.limits.head, loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        try:
-            transport, _ = await loop.connect_accepted_socket(
-                _always(protocol), sock, ssl=self._ssl_context
-            )
-        except OSError as error:  # the peer left at once, or its TLS handshake failed
-            log.debug("%s: no connection: %s", type(self).__name__, error)
-            sock.close()
-            return
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        connection = Connection(number, reader, writer)
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                try:
-                    await self.serve(connection)
-                except MessageError as error:
-                    log.debug("%s: %s", type(self).__name__, error)
-                    await connection.refuse(error)
-            await leave(writer)
-        finally:
-            # No effect after an orderly close; after a cancellation the socket goes at once.
-            writer.transport.abort()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
-
-async def leave(writer: asyncio.StreamWriter) -> None:
-    """Close in order, and abort when the peer does not take what was written within a second."""
-    writer.close()
-    try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await writer.wait_closed()
-    except OSError:  # TimeoutError included
-        writer.transport.abort()
-
-
-def _always(protocol: asyncio.StreamReaderProtocol) -> Callable[[], asyncio.StreamReaderProtocol]:
-    return lambda: protocol
+            self.open_connections += 1
+            self._adopt(sock, address, self.connection_count)

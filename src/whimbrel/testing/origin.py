@@ -7,7 +7,7 @@
 |----------------|-----------------------------------------------------------------------------|
 | /, /hello      | a line of text                                                              |
 | /echo          | JSON: method, target, version, headers (pairs), body (Latin-1)              |
-| /headers       | JSON: the header fields as pairs, in wire order                             |
+| /headers       | JSON: the header fields as pairs, names in Http-Header-Case                 |
 | /bytes/N       | N bytes of `pattern`, with Content-Length                                   |
 | /stream/N/C    | N bytes of `pattern`, chunked, C bytes a chunk; without /C 16,384           |
 | /gzip          | JSON like /headers, Content-Encoding: gzip                                  |
@@ -19,7 +19,8 @@
 | /cookies       | JSON: the cookies received                                                  |
 | /cookies/set   | Set-Cookie for every pair of the query, 302 to /cookies                     |
 
-Anything else is 404. `routes` adds paths, or replaces these.
+Anything else is 404. `routes` adds paths, or replaces these. It runs on `whimbrel.httpserver`,
+which answers what is malformed, or over a limit, with 400.
 """
 
 from __future__ import annotations
@@ -28,29 +29,27 @@ import asyncio
 import gzip
 import json
 import logging
+import socket
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from ssl import SSLContext
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from whimbrel.testing._auth import DigestGuard, basic_matches
-from whimbrel.testing._server import Connection, LoopbackServer
-from whimbrel.testing._wire import (
-    LAST_CHUNK,
-    PIECE,
-    Fields,
-    Limits,
-    MessageError,
-    RequestHead,
-    encode_chunk,
-    encode_head,
-    read_body,
-    read_request_head,
-    reason_phrase,
-    request_framing,
+from whimbrel.http1connection import HTTP1Connection, HTTP1ServerConnection
+from whimbrel.httpserver import HTTPServer
+from whimbrel.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
 )
+from whimbrel.testing._auth import DigestGuard, basic_matches
+from whimbrel.testing._channel import PIECE, reason_phrase
+from whimbrel.testing._server import Fields, Limits, LoopbackServer, Refusal, RequestHead
 
 log = logging.getLogger("whimbrel.testing")
 
@@ -135,6 +134,18 @@ class OriginServer(LoopbackServer):
         limits: Limits | None = None,
     ) -> None:
         super().__init__(ssl_context=ssl_context, limits=limits)
+        seconds = self.limits.request_time
+        self._server = HTTPServer(
+            _Requests(self),
+            ssl_options=ssl_context,
+            max_header_size=self.limits.head,
+            max_body_size=self.limits.body,
+            header_timeout=seconds,
+            body_timeout=seconds,
+            idle_connection_timeout=seconds,
+        )
+        self._numbers: dict[Any, int] = {}  # of the open connections, by the clients' addresses
+        self._tasks: set[asyncio.Task[None]] = set()
         self._digest = DigestGuard(REALM, USERNAME, PASSWORD)
         self._routes: dict[str, Handler] = {
             "/": _hello,
@@ -162,37 +173,64 @@ class OriginServer(LoopbackServer):
         """
         return f"{self.scheme}://{host or self.host}:{self.port}{path}"
 
-    async def serve(self, connection: Connection) -> None:
-        """Answer requests until one side wants to close."""
-        keep_alive = True
-        while keep_alive:
-            async with asyncio.timeout(self.limits.request_time):
-                head = await read_request_head(connection.reader, self.limits)
-                if head is None:
-                    return
-                body = await self._read_body(connection, head)
-            self.record(head, connection, body, len(body))
-            keep_alive = await _send(connection, head, await self._answer(head, body))
+    async def close(self) -> None:
+        """Stop listening, drop every connection and cancel every handler. Idempotent."""
+        await super().close()
+        await self._server.close_all_connections(timeout=0)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
-    async def _read_body(self, connection: Connection, head: RequestHead) -> bytes:
-        framing = request_framing(head)
-        if isinstance(framing, int) and framing > self.limits.body:
-            raise MessageError(413, f"body of {framing} bytes")  # before 100 asks for it
-        if head.expects_continue and framing != 0:
-            await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return await read_body(connection.reader, framing, self.limits)
+    def _adopt(self, sock: socket.socket, address: Any, number: int) -> None:
+        self._numbers[address] = number
+        try:
+            sock.setblocking(False)
+            self._server._accepted(sock, address)
+        except OSError as error:  # it has left already
+            log.debug("OriginServer: no connection: %s", error)
+            sock.close()
+            self._lost(address)
+
+    def _lost(self, address: Any) -> None:
+        """The connection with the client at this address has ended."""
+        if self._numbers.pop(address, None) is not None:
+            self._gone()
+
+    def _take(
+        self, head: RequestHead, body: bytes, address: Any, connection: HTTP1Connection
+    ) -> None:
+        """Answer a request that is whole; a client that leaves ends its handler."""
+        self._record(head, self._numbers.get(address, 0), body, len(body))
+        task = asyncio.create_task(self._respond(head, body, connection))
+        connection.set_close_callback(task.cancel)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _respond(self, head: RequestHead, body: bytes, connection: HTTP1Connection) -> None:
+        try:
+            await _send(connection, head, await self._answer(head, body))
+        except OSError:
+            connection.close()  # the client has left, or the body of the reply broke off
+        except Exception:
+            log.exception("the reply to %s failed", head.target)
+            connection.close()
 
     async def _answer(self, head: RequestHead, body: bytes) -> Reply:
-        # Absolute-form is legal from any client (RFC 9112 section 3.2.2).
-        parts = urlsplit(head.target)
+        try:
+            # Absolute-form is legal from any client (RFC 9112 section 3.2.2).
+            parts = urlsplit(head.target)
+            query = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=1000)
+        except ValueError:
+            return Reply(400, b"malformed target\n", _TEXT)
         first, *rest = parts.path.lstrip("/").split("/")
         handler = self._routes.get(f"/{first}")
         if handler is None:
             return Reply(404, b"no such path\n", _TEXT)
-        query = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=1000)
         try:
             return await handler(Request(head, parts.path, tuple(rest), query, body))
-        except MessageError as error:
+        except Refusal as error:
             return Reply(error.status, f"{error}\n".encode(), _TEXT)
         except Exception:
             log.exception("the handler of /%s failed", first)
@@ -201,7 +239,7 @@ class OriginServer(LoopbackServer):
     async def _digest_protected(self, request: Request) -> Reply:
         algorithms = _DIGEST_ALGORITHMS.get("/".join(request.arguments).lower())
         if algorithms is None:
-            raise MessageError(404, "no such algorithm")
+            raise Refusal(404, "no such algorithm")
         head = request.head
         verdict = self._digest.check(
             head.get("authorization"), head.method, head.target, algorithms
@@ -216,6 +254,45 @@ class OriginServer(LoopbackServer):
         )
 
 
+class _Requests(HTTPServerConnectionDelegate):
+    """Hands whole requests to an origin, and tells it which connections have ended."""
+
+    def __init__(self, origin: OriginServer) -> None:
+        self._origin = origin
+
+    def start_request(
+        self, server_conn: object, request_conn: HTTPConnection
+    ) -> HTTPMessageDelegate:
+        return _Request(self._origin, cast("HTTP1Connection", request_conn))
+
+    def on_close(self, server_conn: object) -> None:
+        self._origin._lost(cast("HTTP1ServerConnection", server_conn).context.address)
+
+
+class _Request(HTTPMessageDelegate):
+    """Collects one request."""
+
+    def __init__(self, origin: OriginServer, connection: HTTP1Connection) -> None:
+        self._origin = origin
+        self._connection = connection
+        self._body = bytearray()
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> None:
+        method, target, version = cast("RequestStartLine", start_line)
+        fields = list(headers.get_all())
+        self._head = RequestHead(method, target, version.removeprefix("HTTP/"), fields)
+
+    def data_received(self, chunk: bytes) -> None:
+        self._body += chunk
+
+    def finish(self) -> None:
+        connection = self._connection
+        address = connection.context.address
+        self._origin._take(self._head, bytes(self._body), address, connection)
+
+
 _TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
 _JSON: Final = [("Content-Type", "application/json")]
 _BINARY: Final = [("Content-Type", "application/octet-stream")]
@@ -227,35 +304,27 @@ _DIGEST_ALGORITHMS: Final = {
 }
 
 
-async def _send(connection: Connection, head: RequestHead, reply: Reply) -> bool:
-    """Send a reply; whether the connection may go on."""
-    bodiless = head.method == "HEAD" or reply.status in (204, 304)
+async def _send(connection: HTTP1Connection, head: RequestHead, reply: Reply) -> None:
+    """Send a reply, as fast as the client takes it."""
     length = len(reply.body) if isinstance(reply.body, bytes) else reply.length
-    chunked = length is None and head.version == "1.1"
-    keep_alive = head.keep_alive and (length is not None or chunked)
-    fields = [("Date", formatdate(usegmt=True)), *reply.headers]
-    if chunked:
-        fields.append(("Transfer-Encoding", "chunked"))
-    elif length is not None and reply.status != 204:  # RFC 9110 section 8.6
-        fields.append(("Content-Length", str(length)))
-    if not keep_alive:
-        fields.append(("Connection", "close"))
-    elif head.version == "1.0":
-        fields.append(("Connection", "keep-alive"))
+    headers = HTTPHeaders({"Date": formatdate(usegmt=True)})
+    for name, value in reply.headers:
+        headers.add(name, value)
+    if length is not None and reply.status != 204:  # RFC 9110 section 8.6
+        headers["Content-Length"] = str(length)
     reason = reason_phrase(reply.status) if reply.reason is None else reply.reason
-    data = encode_head(f"HTTP/1.1 {reply.status} {reason}", fields)
-    if bodiless:
-        await connection.send(data)
+    start = ResponseStartLine("HTTP/1.1", reply.status, reason)
+    if head.method == "HEAD" or reply.status in (204, 304):
+        sent = connection.write_headers(start, headers)
     elif isinstance(reply.body, bytes):
-        await connection.send(data + reply.body)
+        sent = connection.write_headers(start, headers, reply.body)
     else:
-        await connection.send(data)
+        await connection.write_headers(start, headers)
         async for piece in reply.body:
-            if piece:
-                await connection.send(encode_chunk(piece) if chunked else piece)
-        if chunked:
-            await connection.send(LAST_CHUNK)
-    return keep_alive
+            await connection.write(piece)
+        sent = connection.write(b"")
+    connection.finish()
+    await sent
 
 
 def _number(request: Request, at: int, most: int, default: int | None = None) -> int:
@@ -263,7 +332,7 @@ def _number(request: Request, at: int, most: int, default: int | None = None) ->
         return default
     text = request.arguments[at] if at < len(request.arguments) else ""
     if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= most):
-        raise MessageError(400, f"a number from 0 to {most} is wanted in {request.path}")
+        raise Refusal(400, f"a number from 0 to {most} is wanted in {request.path}")
     return int(text)
 
 
@@ -323,7 +392,7 @@ async def _redirect(request: Request) -> Reply:
     left = _number(request, 0, _MAX_REDIRECTS)
     status = dict(request.query).get("status", "302")
     if status not in ("301", "302", "303", "307", "308"):
-        raise MessageError(400, "no redirect status")
+        raise Refusal(400, "no redirect status")
     if not left:
         return await _hello(request)
     location = f"/redirect/{left - 1}?status={status}" if left > 1 else "/hello"
@@ -333,7 +402,7 @@ async def _redirect(request: Request) -> Reply:
 async def _status(request: Request) -> Reply:
     status = _number(request, 0, 599)
     if status < 200:
-        raise MessageError(400, "a final status is wanted")
+        raise Refusal(400, "a final status is wanted")
     return Reply(status, f"{reason_phrase(status)}\n".encode(), _TEXT)
 
 
@@ -343,7 +412,7 @@ async def _slow(request: Request) -> Reply:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= _MAX_SLOW_SECONDS:
-        raise MessageError(400, f"seconds from 0 to {_MAX_SLOW_SECONDS:g} are wanted")
+        raise Refusal(400, f"seconds from 0 to {_MAX_SLOW_SECONDS:g} are wanted")
     await asyncio.sleep(seconds)
     return await _hello(request)
 
@@ -370,5 +439,5 @@ async def _cookies(request: Request) -> Reply:
 def _cookie_octets(text: str) -> str:
     """`text`, if it can stand in Set-Cookie as it is (cookie-octet of RFC 6265 section 4.1.1)."""
     if not all("!" <= c <= "~" and c not in '",;\\' for c in text):
-        raise MessageError(400, "characters that no cookie may have")
+        raise Refusal(400, "characters that no cookie may have")
     return text

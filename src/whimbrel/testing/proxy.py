@@ -12,37 +12,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
+import logging
+import socket
+from collections.abc import AsyncIterator
 from ssl import SSLContext
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from whimbrel._http1.errors import IncompleteError, ProtocolError
+from whimbrel._http1.framing import CHUNKED, CLOSE, LENGTH, NONE
+from whimbrel._http1.protocol import Head, Role
 from whimbrel.testing._auth import basic_matches
-from whimbrel.testing._server import Connection, LoopbackServer, leave
-from whimbrel.testing._wire import (
-    LAST_CHUNK,
+from whimbrel.testing._channel import (
     PIECE,
-    Framing,
-    Limits,
-    MessageError,
-    RequestHead,
-    ResponseHead,
-    encode_chunk,
-    encode_head,
-    iter_body,
-    read_body,
-    read_request_head,
-    read_response_head,
-    reason_phrase,
-    request_framing,
-    response_framing,
-    tokens,
+    Channel,
+    Connection,
+    fields_of,
+    leave,
+    request_of,
 )
+from whimbrel.testing._server import Limits, LoopbackServer, Refusal, RequestHead
+
+log = logging.getLogger("whimbrel.testing")
 
 REALM: Final = "whimbrel proxy"
 
 _CONNECT_SECONDS: Final = 10.0
-_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+):([0-9]{1,5})")
 # RFC 9110 section 7.6.1, and the proxy's own business.
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -83,6 +78,7 @@ class ProxyServer(LoopbackServer):
         super().__init__(ssl_context=ssl_context, limits=limits)
         self._username = username
         self._password = password or ""
+        self._tasks: set[asyncio.Task[None]] = set()
         self.tunnel_count = 0
         """CONNECT tunnels established so far."""
         self.forward_count = 0
@@ -103,59 +99,117 @@ class ProxyServer(LoopbackServer):
         user, password = quote(self._username, safe=""), quote(self._password, safe="")
         return f"{self.scheme}://{user}:{password}@{self.host}:{self.port}"
 
-    async def serve(self, connection: Connection) -> None:
+    async def close(self) -> None:
+        """Stop listening and drop every connection. Idempotent."""
+        await super().close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # A connection is one task. It owns its socket from the accept on, the TLS handshake included,
+    # so that ending the task ends the connection in every phase.
+
+    def _adopt(self, sock: socket.socket, address: Any, number: int) -> None:
+        task = asyncio.create_task(self._own(sock, number))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._gone()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: a connection failed", type(self).__name__, exc_info=error)
+
+    async def _own(self, sock: socket.socket, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=PIECE, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, sock, ssl=self._ssl_context
+            )
+        except OSError as error:  # the peer left at once, or its TLS handshake failed
+            log.debug("%s: no connection: %s", type(self).__name__, error)
+            sock.close()
+            return
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        connection = Connection(Role.SERVER, reader, writer, self.limits.head)
+        try:
+            # The peer vanished, or was late (TimeoutError is an OSError).
+            with contextlib.suppress(OSError, IncompleteError):
+                await self._serve_or_refuse(connection, number)
+            await leave(writer)
+        finally:
+            # No effect after an orderly close; after a cancellation the socket goes at once.
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _serve_or_refuse(self, connection: Connection, number: int) -> None:
+        try:
+            await self._serve(connection, number)
+        except IncompleteError:
+            raise
+        except (Refusal, ProtocolError) as error:
+            log.debug("%s: %s", type(self).__name__, error)
+            await connection.refuse(error.status)
+
+    async def _serve(self, connection: Connection, number: int) -> None:
         """Serve requests until one side wants to close, or one becomes a tunnel."""
-        keep_alive = True
-        while keep_alive:
+        while True:
             async with asyncio.timeout(self.limits.request_time):
-                head = await read_request_head(connection.reader, self.limits)
+                head = await connection.head()
             if head is None:
                 return
-            self.record(head, connection, b"", -1)
-            framing = request_framing(head)
-            if not self._authorized(head):
-                keep_alive = await self._refuse(connection, head, framing)
+            request = request_of(head)
+            self._record(request, number, b"", -1)
+            if not self._authorized(request):
+                await self._refuse(connection, head)
             elif head.method == "CONNECT":
                 await self._tunnel(connection, head)
                 return
             else:
-                keep_alive = await self._forward(connection, head, framing)
+                await self._forward(connection, head, request)
+            if not connection.goes_on:
+                return
+            connection.protocol.next_message()
 
-    def _authorized(self, head: RequestHead) -> bool:
+    def _authorized(self, request: RequestHead) -> bool:
         return self._username is None or basic_matches(
-            head.get("proxy-authorization"), self._username, self._password
+            request.get("proxy-authorization"), self._username, self._password
         )
 
-    async def _refuse(self, connection: Connection, head: RequestHead, framing: Framing) -> bool:
-        """Answer 407; whether the connection may go on."""
+    async def _refuse(self, connection: Connection, head: Head) -> None:
+        """Answer 407."""
         self.refused_count += 1
         body = b"proxy credentials wanted\n"
         # A client that waits for 100 will not send its body now, one that does not may be sending.
-        keep_alive = head.keep_alive and not (framing != 0 and head.expects_continue)
+        keep_alive = head.keep_alive and not head.expects_continue
         fields = [
             ("Proxy-Authenticate", f'Basic realm="{REALM}", charset="UTF-8"'),
             ("Content-Type", "text/plain"),
             ("Content-Length", str(len(body))),
             ("Connection", "keep-alive" if keep_alive else "close"),
         ]
-        data = encode_head(f"HTTP/1.1 407 {reason_phrase(407)}", fields)
-        await connection.send(data if head.method == "HEAD" else data + body)
+        if await connection.send_response(407, fields, LENGTH, len(body), keep_alive=keep_alive):
+            await connection.send_body(_once(body))
         if not keep_alive:
             await connection.linger()
-            return False
+            return
         async with asyncio.timeout(self.limits.request_time):
-            await read_body(connection.reader, framing, self.limits)
-        return True
+            async for _ in connection.body():
+                pass
 
-    async def _tunnel(self, connection: Connection, head: RequestHead) -> None:
+    async def _tunnel(self, connection: Connection, head: Head) -> None:
         """RFC 9110 section 9.3.6: blind, both ways, until both sides have ended."""
-        match = _AUTHORITY.fullmatch(head.target)
-        if not match:
-            raise MessageError(400, "CONNECT wants host:port")
-        reader, writer = await _open(match[1].strip("[]"), int(match[2]))
+        host, _, port = head.target.rpartition(":")
+        reader, writer = await _open(host.strip("[]"), int(port))
         try:
             await connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
             self.tunnel_count += 1
+            writer.write(connection.protocol.take_rest())
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(_pump(connection.reader, writer))
                 pumps.create_task(_pump(reader, connection.writer))
@@ -164,105 +218,88 @@ class ProxyServer(LoopbackServer):
         finally:
             await _drop(writer)
 
-    async def _forward(self, connection: Connection, head: RequestHead, framing: Framing) -> bool:
-        """Send one request on and its response back; whether the connection may go on."""
-        destination = _destination(head.target)
-        streams = await _open(destination.host, destination.port)
+    async def _forward(self, connection: Connection, head: Head, request: RequestHead) -> None:
+        """Send one request on and its response back."""
+        destination = _destination(request.target)
+        reader, writer = await _open(destination.host, destination.port)
         self.forward_count += 1
         try:
-            return await self._exchange(connection, head, framing, destination, streams)
+            origin = Channel(Role.CLIENT, reader, writer, self.limits.head)
+            await self._exchange(connection, head, destination, origin)
         finally:
-            await _drop(streams[1])
+            await _drop(writer)
 
     async def _exchange(
-        self,
-        connection: Connection,
-        head: RequestHead,
-        framing: Framing,
-        destination: _Destination,
-        streams: _Streams,
-    ) -> bool:
-        reader, writer = streams
+        self, connection: Connection, head: Head, destination: _Destination, origin: Channel
+    ) -> None:
         fields = [
             ("Host", destination.authority),  # whatever Host said (RFC 9112 section 3.2.2)
             *((name, value) for name, value in _end_to_end(head) if name.lower() != "host"),
             ("Via", f"{head.version} whimbrel"),
             ("Connection", "close"),
         ]
-        if framing == "chunked":
+        if head.framing is CHUNKED:
             fields.append(("Transfer-Encoding", "chunked"))
-        writer.write(encode_head(f"{head.method} {destination.target} HTTP/1.1", fields))
+        origin.write_request(head.method, destination.target, fields, head.framing, head.length)
         # The body travels while we already listen: the origin may answer 100, or refuse, first.
-        upload = asyncio.create_task(self._upload(connection.reader, framing, writer))
+        upload = asyncio.create_task(self._upload(connection, origin))
         started = False
         try:
-            response = await self._final_head(connection, reader)
-            body = response_framing(head.method, response)
+            response = await self._final_head(connection, origin)
             started = True
-            keep_alive = await self._relay(connection, head, response, body, reader)
-            return keep_alive and upload.done() and upload.exception() is None
-        except (MessageError, asyncio.IncompleteReadError, ConnectionError) as error:
+            await self._relay(connection, head, response, origin)
+        except (ProtocolError, ConnectionError) as error:
             if started:
                 connection.reset()  # cut short, and so it must look downstream
                 raise
-            if upload.done() and isinstance(upload.exception(), MessageError):
-                raise MessageError(400, "malformed request body") from error
-            raise MessageError(502, "no valid response from the origin") from error
+            if upload.done() and isinstance(upload.exception(), ProtocolError):
+                raise Refusal(400, "malformed request body") from error
+            raise Refusal(502, "no valid response from the origin") from error
         finally:
             upload.cancel()
             await asyncio.wait([upload])
             if not upload.cancelled():
                 upload.exception()  # retrieved: the answer already said what there was to say
 
-    async def _upload(
-        self, reader: asyncio.StreamReader, framing: Framing, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _upload(self, connection: Connection, origin: Channel) -> None:
         try:
-            async for piece in iter_body(reader, framing, self.limits):
-                writer.write(encode_chunk(piece) if framing == "chunked" else piece)
-                await writer.drain()
-            if framing == "chunked":
-                writer.write(LAST_CHUNK)
-            await writer.drain()
-        except (MessageError, asyncio.IncompleteReadError):
-            writer.transport.abort()  # the origin waits for what will never come: wake our reader
+            await origin.send_body(connection.body())
+        except ProtocolError:
+            # The origin waits for what will never come: wake our reader.
+            origin.writer.transport.abort()
             raise
 
-    async def _final_head(
-        self, connection: Connection, reader: asyncio.StreamReader
-    ) -> ResponseHead:
+    async def _final_head(self, connection: Connection, origin: Channel) -> Head:
         """Read up to the final response's head, passing interim ones on."""
-        while True:
-            response = await read_response_head(reader, self.limits)
-            if response.status == 101:
-                raise MessageError(502, "the origin switched protocols")
-            if response.status >= 200:
-                return response
-            interim = f"HTTP/1.1 {response.status} {response.reason}"
-            await connection.send(encode_head(interim, response.fields))
+        while (response := await origin.head()) is not None and response.code < 200:
+            await connection.send_response(
+                response.code, fields_of(response), NONE, reason=response.reason
+            )
+        assert response is not None  # a client's end of the stream is an error
+        return response
 
     async def _relay(
-        self,
-        connection: Connection,
-        head: RequestHead,
-        response: ResponseHead,
-        framing: Framing,
-        reader: asyncio.StreamReader,
-    ) -> bool:
-        """Send the final response on; whether its framing leaves the connection usable."""
-        chunked = isinstance(framing, str) and head.version == "1.1"
-        keep_alive = head.keep_alive and (isinstance(framing, int) or chunked)
+        self, connection: Connection, head: Head, response: Head, origin: Channel
+    ) -> None:
+        """Send the final response on."""
+        body = response.framing
+        if body is CHUNKED or body is CLOSE:
+            body = CHUNKED if head.minor else CLOSE
+        keep_alive = head.keep_alive and body is not CLOSE
         fields = [*_end_to_end(response), ("Via", "1.1 whimbrel")]
-        if chunked:
+        if body is CHUNKED:
             fields.append(("Transfer-Encoding", "chunked"))
         if not keep_alive:
             fields.append(("Connection", "close"))
-        await connection.send(encode_head(f"HTTP/1.1 {response.status} {response.reason}", fields))
-        async for piece in iter_body(reader, framing, self.limits):
-            await connection.send(encode_chunk(piece) if chunked else piece)
-        if chunked:
-            await connection.send(LAST_CHUNK)
-        return keep_alive
+        await connection.send_response(
+            response.code,
+            fields,
+            body,
+            response.length,
+            keep_alive=keep_alive,
+            reason=response.reason,
+        )
+        await connection.send_body(origin.body())
 
 
 class _Destination(NamedTuple):
@@ -281,7 +318,7 @@ def _destination(target: str) -> _Destination:
     except ValueError:
         host = port = None
     if not host or parts.scheme != "http" or "@" in parts.netloc:
-        raise MessageError(400, "an absolute http URL is wanted")
+        raise Refusal(400, "an absolute http URL is wanted")
     path = parts.path or "/"
     return _Destination(
         host,
@@ -291,25 +328,31 @@ def _destination(target: str) -> _Destination:
     )
 
 
-def _end_to_end(head: RequestHead | ResponseHead) -> list[tuple[str, str]]:
+def _end_to_end(head: Head) -> list[tuple[str, str]]:
     """The fields that pass a proxy: not the hop's own, not those that Connection names."""
-    dropped = _HOP_BY_HOP.union(tokens(head.fields, "connection"))
-    return [(name, value) for name, value in head.fields if name.lower() not in dropped]
+    fields = fields_of(head)
+    named = ",".join(value.lower() for name, value in fields if name.lower() == "connection")
+    dropped = _HOP_BY_HOP.union(token.strip() for token in named.split(","))
+    return [(name, value) for name, value in fields if name.lower() not in dropped]
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def _open(host: str, port: int) -> _Streams:
     """Connect to an origin.
 
     Raises:
-        MessageError: 502, or 504 when it took too long.
+        Refusal: 502, or 504 when it took too long.
     """
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             return await asyncio.open_connection(host, port, limit=PIECE)
     except TimeoutError as error:
-        raise MessageError(504, "the origin cannot be reached in time") from error
+        raise Refusal(504, "the origin cannot be reached in time") from error
     except (OSError, OverflowError, UnicodeError) as error:
-        raise MessageError(502, "the origin cannot be reached") from error
+        raise Refusal(502, "the origin cannot be reached") from error
 
 
 async def _drop(writer: asyncio.StreamWriter) -> None:
