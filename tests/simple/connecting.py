@@ -8,7 +8,6 @@ from typing import Any
 
 from whimbrel._policy.exchange import Exchange, prepare
 from whimbrel._simple.connect import Connected, connect
-from whimbrel._simple.digest import Space
 from whimbrel._simple.resolve import Address, Addresses, Resolver
 from whimbrel._simple.route import Progress, route_of
 from whimbrel.httpclient import HTTPError
@@ -56,13 +55,12 @@ class Connector:
         url: str,
         *,
         exchange: Exchange | None = None,
-        space: Space | None = None,
         **options: Any,
     ) -> Connected:
         exchange = exchange or exchange_of(url, **options)
         route = route_of(exchange)
         self.progress = Progress(route)
-        self._made.append(await connect(route, exchange, self.resolver, self.progress, space))
+        self._made.append(await connect(route, exchange, self.resolver, self.progress))
         return self._made[-1]
 
     async def error(self, url: str, **options: Any) -> HTTPError:

@@ -22,7 +22,6 @@ import pytest
 from conftest import Baseline
 from whimbrel._simple import interface
 from whimbrel._simple.connect import open_socket, route_of, run_handshake
-from whimbrel._simple.digest import Space
 from whimbrel._simple.race import interleaved
 from whimbrel._simple.resolve import Address, Addresses, Resolver
 from whimbrel._simple.route import Progress, Route
@@ -833,35 +832,6 @@ async def test_digest_needs_a_second_connection(
         assert made.proxy_code == 200
         assert len(proxy.connections) == 2
         await made.stream.read_bytes(5)
-
-
-async def test_digest_that_is_known(
-    connector: Connector, certificates: Any, server_context: ssl.SSLContext
-) -> None:
-    """What was learnt of a proxy is used before it asks again."""
-
-    async def handler(peer: Peer) -> None:
-        request = await peer.read_head()
-        if request.get("Proxy-Authorization") is None:
-            await peer.send(
-                b"HTTP/1.1 407 Who?\r\nContent-Length: 0\r\n"
-                b'Proxy-Authenticate: Digest realm="r", nonce="n", qop="auth"\r\n\r\n'
-            )
-            await peer.read_head()
-        await peer.start_tls(server_context, b"HTTP/1.1 200 Fine\r\n\r\n")
-        await peer.closed()
-
-    space = Space()
-    async with ScriptedServer(handler) as proxy:
-        for _ in range(2):
-            await connector.connect(
-                "https://localhost/",
-                space=space,
-                proxy=proxy.url(userinfo="u:p"),
-                proxy_auth_mode="digest",
-                ca_certs=certificates.ca_file,
-            )
-        assert [len(peer.requests) for peer in proxy.connections] == [2, 1]
 
 
 # -- cancellation

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from whimbrel._policy.exchange import Exchange, prepare
-from whimbrel._simple.digest import DigestState, Space
+from whimbrel._simple.digest import DigestState
 from whimbrel._simple.route import Progress, route_of
 from whimbrel._simple.tunnel import (
     MAX_REFUSAL,
     Reconnect,
     TunnelReply,
     open_tunnel,
-    proxy_digest,
 )
 from whimbrel.httpclient import HTTPProxyError
 from whimbrel.httputil import HTTPHeaders
@@ -427,29 +426,3 @@ async def test_matrix_31_endless_refusal(mode: str, field: str) -> None:
             assert (await tunneller.refused()).stage == "proxy-auth"
     # What we read, and what the two kernels held for us.
     assert taken[0] < MAX_REFUSAL + 8 * 1024 * 1024
-
-
-async def test_later_tunnels_answer_unasked() -> None:
-    """With what an earlier exchange learnt there is no 407 any more, and the count rises."""
-    guard = DigestGuard("p", "alice", "s3cret")
-    verdicts: list[str] = []
-
-    async def handler(peer: Peer) -> None:
-        while True:
-            request = await peer.read_head()
-            given = request.get("Proxy-Authorization")
-            verdicts.append(guard.check(given, "CONNECT", request.target, ["SHA-256"]))
-            if verdicts[-1] == "granted":
-                await peer.send(CONNECTED)
-                await peer.closed()
-                return
-            fields = [f"Proxy-Authenticate: {v}" for v in guard.challenges(["MD5", "SHA-256"])]
-            await peer.send(reply("407 Auth", b"", *fields))
-
-    space = Space()
-    async with ScriptedServer(handler) as server:
-        for _ in range(3):
-            tunneller = Tunneller(server, **digest_options(server))
-            assert tunneller.route.proxy is not None
-            await tunneller.open(proxy_digest(tunneller.route.proxy, space))
-    assert verdicts == ["denied", "granted", "granted", "granted"]

@@ -14,7 +14,7 @@ import ssl
 from typing import NamedTuple
 
 from whimbrel._policy.exchange import Exchange
-from whimbrel._simple.digest import DigestState, Space
+from whimbrel._simple.digest import DigestState
 from whimbrel._simple.race import InterfaceError, open_socket
 from whimbrel._simple.resolve import Addresses, Resolver, literal
 from whimbrel._simple.route import Progress, Route, route_of
@@ -53,16 +53,11 @@ class Connected(NamedTuple):
 
 
 async def connect(
-    route: Route,
-    exchange: Exchange,
-    resolver: Resolver,
-    progress: Progress,
-    space: Space | None = None,
+    route: Route, exchange: Exchange, resolver: Resolver, progress: Progress
 ) -> Connected:
     """Make a connection over `route`, for `exchange` first.
 
-    `progress` is kept up to date. `space` is what is known of Digest at the proxy. Time is for
-    the caller to bound, by cancelling.
+    `progress` is kept up to date. Time is for the caller to bound, by cancelling.
 
     Raises an HTTPError of code 599, the cause chained, or ValueError for a context of a server.
     """
@@ -70,7 +65,7 @@ async def connect(
     try:
         # First, for a file that cannot be read needs no connection to fail.
         contexts = _contexts(route)
-        digest = None if proxy is None else proxy_digest(proxy, space)
+        digest = None if proxy is None else proxy_digest(proxy)
         while True:
             try:
                 return await _connect(route, contexts, exchange, resolver, progress, digest)
@@ -248,6 +243,7 @@ def _unreachable(
     """What the failure of a socket amounts to."""
     proxy, netloc = route.proxy, exchange.url.netloc
     reason = reason_of(error)
+    where = "" if route.unix_socket is None else f": unix_socket {route.unix_socket}"
     failure: HTTPError
     if isinstance(error, InterfaceError):
         failure = HTTPConnectError(
@@ -260,13 +256,14 @@ def _unreachable(
             f"{reason}: proxy {proxy.url}", stage="proxy-connect", retryable=True
         )
     elif error.errno == errno.ECONNREFUSED:
-        where = f": {', '.join(address.host for address in tried)}" if len(tried) > 1 else ""
+        if len(tried) > 1:
+            where = f": {', '.join(address.host for address in tried)}"
         failure = HTTPConnectionRefusedError(
             f"Connection refused by {netloc}{where}", stage="connect", retryable=True
         )
     else:
         failure = HTTPConnectError(
-            f"cannot connect to {netloc}: {reason}", stage="connect", retryable=True
+            f"cannot connect to {netloc}: {reason}{where}", stage="connect", retryable=True
         )
     failure.errno = error.errno
     if proxy is not None:

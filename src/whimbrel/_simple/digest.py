@@ -113,49 +113,32 @@ def _algorithms() -> dict[str, _Algorithm]:
 _ALGORITHMS = _algorithms()
 
 
-class Space:
-    """What is known of a protection space (RFC 9110 section 11.5): its last challenge.
-
-    One may be shared by all exchanges of one user with one server or proxy; they then answer
-    before they are asked. It holds no credentials. Never share one between users.
-    """
-
-    __slots__ = ("challenge", "cnonce", "count")
-
-    def __init__(self) -> None:
-        self.challenge: Challenge | None = None
-        self.cnonce = ""
-        """Of all answers to `challenge` where its algorithm is a "-sess" one: the first answer's
-        makes the key (RFC 7616 section 3.4.2), and some servers look at each answer's own."""
-        self.count = 0
-        """Answers given to `challenge` (nc)."""
-
-    def renew(self, challenge: Challenge) -> None:
-        """Answer this one from now on."""
-        known = self.challenge
-        if known is None or known.parameters["nonce"] != challenge.parameters["nonce"]:
-            self.count = 0  # a nonce that comes again goes on counting: its counts are used up
-            self.cnonce = _fresh_cnonce()
-        self.challenge = challenge
-
-
 class DigestState:
     """One user's side of Digest, for one exchange (all its rounds).
 
     :param username, password: as the user knows them, not yet encoded.
-    :param space: what earlier exchanges with the same server, as the same user, have learnt; None
-        begins with nothing.
     """
 
-    __slots__ = ("_answered", "_answers", "_asked", "_password", "_username", "space")
+    __slots__ = (
+        "_answered",
+        "_answers",
+        "_challenge",
+        "_cnonce",
+        "_count",
+        "_password",
+        "_username",
+    )
 
-    def __init__(self, username: str, password: str, space: Space | None = None) -> None:
+    def __init__(self, username: str, password: str) -> None:
         self._username = username
         self._password = password
-        self.space = Space() if space is None else space
         self._answers = 0
-        self._answered = False
-        self._asked = False
+        self._answered = False  # the challenge
+        self._challenge: Challenge | None = None
+        # Of all answers to a challenge whose algorithm is a "-sess" one: the first answer's makes
+        # the key (RFC 7616 section 3.4.2), and some servers look at each answer's own.
+        self._cnonce = ""
+        self._count = 0  # answers given to the challenge (nc)
 
     @property
     def exhausted(self) -> bool:
@@ -173,13 +156,14 @@ class DigestState:
         if chosen is None or self.exhausted:
             return False
         stale = chosen.parameters.get("stale", "").lower() == "true"
-        # An answer to a challenge of an earlier exchange may be refused for its age without a word
-        # of it, by a server that has forgotten its nonces.
-        if self._answered and self._asked and not stale:
+        if self._answered and not stale:
             return False
-        self._asked = True
         self._answered = False
-        self.space.renew(chosen)
+        known = self._challenge
+        if known is None or known.parameters["nonce"] != chosen.parameters["nonce"]:
+            self._count = 0  # a nonce that comes again goes on counting: its counts are used up
+            self._cnonce = _fresh_cnonce()
+        self._challenge = chosen
         return True
 
     def authorization(self, method: str, target: str, body: bytes | None) -> str | None:
@@ -189,11 +173,10 @@ class DigestState:
         :param body: the whole body, b"" for none; None if it is streamed, where a server that
             wants it signed (only qop=auth-int) gets no answer: None.
         """
-        space = self.space
-        challenge = space.challenge
+        challenge = self._challenge
         if challenge is None or _quality(challenge, body) is None:
             return None
-        space.count += 1
+        self._count += 1
         self._answers += 1
         self._answered = True
         return credentials(
@@ -203,8 +186,8 @@ class DigestState:
             method,
             target,
             body,
-            count=space.count,
-            cnonce=space.cnonce if _algorithm(challenge).session else _fresh_cnonce(),
+            count=self._count,
+            cnonce=self._cnonce if _algorithm(challenge).session else _fresh_cnonce(),
         )
 
     def __repr__(self) -> str:

@@ -26,8 +26,9 @@ class Plan:
         absolute: whether the request target is the whole URL, for a proxy (RFC 9112 3.2.2).
         keep_alive: whether the connection may be used again: False once a caller's Connection field
             says "close" (RFC 9112 9.6).
-        origin_digest, proxy_digest: whether credentials wait for a challenge from the origin, or
-            from a proxy that the request itself is for.
+        has_digest: whether credentials wait for a challenge, from the origin or from a proxy that
+            the request itself is for; the latter alone is `proxy_digest`.
+        is_plain: whether a request is the head alone, and no more depends on the exchange.
     """
 
     __slots__ = (
@@ -36,8 +37,9 @@ class Plan:
         "_method",
         "_tail",
         "absolute",
+        "has_digest",
+        "is_plain",
         "keep_alive",
-        "origin_digest",
         "profile",
         "proxy_digest",
     )
@@ -48,13 +50,14 @@ class Plan:
         self.profile = profile
         proxy = profile.proxy
         self.absolute = proxy is not None and not proxy.is_socks and profile.scheme == "http"
-        self.origin_digest = profile.auth is not None
         self.proxy_digest = (
             self.absolute
             and proxy is not None
             and proxy.auth_mode == "digest"
             and proxy.username is not None
         )
+        self.has_digest = self.proxy_digest or profile.auth is not None
+        self.is_plain = profile.body == "none" and not self.has_digest
         fields = list(profile.fields)
         if (
             self.absolute

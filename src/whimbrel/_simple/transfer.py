@@ -9,7 +9,7 @@ Rules:
 3. After a call into code of the caller's (`on_head`, `on_data`, a producer) the exchange may be
    over: `_callback` is None then, and nothing more may be touched.
 4. A request is sent a second time in two cases only: on a new connection if the kept one turns out
-   to have been closed (`_may_resend`), and with credentials after a challenge (`_rounds`).
+   to have been closed (`_may_resend`), and with credentials after a challenge (`Challenges`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from whimbrel._download import Download
-from whimbrel._http1.framing import CHUNKED, LENGTH, NONE
+from whimbrel._http1.framing import NONE
 from whimbrel._http1.protocol import END, Head
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
+from whimbrel._simple.challenges import Challenges
 from whimbrel._simple.connect import Connected, connect
-from whimbrel._simple.digest import DigestState
 from whimbrel._simple.errors import (
     Situation,
     body_limit_error,
@@ -33,20 +33,18 @@ from whimbrel._simple.errors import (
     timed_out,
     translate,
 )
+from whimbrel._simple.outgoing import Outgoing
 from whimbrel._simple.plan import Plan
 from whimbrel._simple.pool import Bucket, Connection
 from whimbrel._simple.route import Progress
 from whimbrel._simple.tls import tls_error
-from whimbrel._upload import Upload
-from whimbrel.httpclient import HTTPError, HTTPProtocolError, HTTPProxyError, HTTPResponse
+from whimbrel.httpclient import HTTPError, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
 from whimbrel.iostream import StreamClosedError
 
 if TYPE_CHECKING:
     from whimbrel.simple_httpclient import SimpleAsyncHTTPClient
 
-HIGH_WATER = 64 * 1024
-"""Bytes of a streamed request body that may wait in the stream."""
 MAX_DRAINED = 64 * 1024
 """Bytes of a challenge's body worth reading to keep the connection."""
 _LOOKS = 4  # at the byte counts, in stall_timeout
@@ -57,27 +55,20 @@ class Transfer:
 
     # What an instance has not set yet; most exchanges never set most of it.
     _connection: Connection | None = None
-    _has_helpers: bool = False  # any of the next three, `_stall`, `_upload` or `_download`
+    _has_helpers: bool = False  # any of the next three, `_stall`, `_outgoing` or `_download`
     _task: asyncio.Task[Connected] | None = None
     _progress: Progress | None = None
     _connect_timer: asyncio.TimerHandle | None = None
     _head: Head | None = None
     _download: Download | None = None
-    _upload: Upload | None = None
+    _outgoing: Outgoing | None = None  # the request, where it is more than a head
+    _challenges: Challenges | None = None
     _held: bool = False  # reading is paused by us
     _ended: bool = False  # the response is whole, its consumer is not done
     _reused: bool = False
     _first_byte: float = 0.0
-    _sending: bool = False  # some of what was pushed waits in the stream, or was lost there
-    _body_sent: bool = False  # some of the request's body has gone out
-    _produced: bool = False  # its producer has been asked
-    _expecting: bool = False  # the body waits for 100
-    _probing: bool = False  # the body is held back until the challenge is known
-    _rounds: int = 0
     _challenged: bool = False  # the response is a challenge that will be answered
     _drained: int = 0
-    _origin_digest: DigestState | None = None
-    _proxy_digest: DigestState | None = None
     _stall: asyncio.TimerHandle | None = None
     _received: int = 0
     _got_body: bool = False
@@ -105,14 +96,17 @@ class Transfer:
             owner = self._owner
             owner._deadlines.add(self, owner._transfer_loop.time() + exchange.request_timeout)
         plan = self._plan
-        if plan.origin_digest:
-            auth = plan.profile.auth
-            assert auth is not None
-            self._origin_digest = DigestState(auth.username, auth.password)
-        if plan.proxy_digest:
-            proxy = plan.profile.proxy
-            assert proxy is not None
-            self._proxy_digest = DigestState(proxy.username or "", proxy.password or "")
+        if not plan.is_plain:
+            self._has_helpers = True
+            self._challenges = Challenges(plan, exchange) if plan.has_digest else None
+            self._outgoing = Outgoing(
+                self._owner._transfer_loop,
+                plan,
+                exchange,
+                self._challenges,
+                self._lost,
+                self._fail,
+            )
         if plan.profile.stall_timeout:
             self._watch_for_stall([])
         connection = self._bucket.take()
@@ -171,133 +165,23 @@ class Transfer:
     def _send(self, connection: Connection) -> None:
         connection.holder = self
         self._connection = connection
-        exchange = self._exchange
-        profile = exchange.profile
-        http1 = connection.http1
-        if profile.body == "none" and not self._plan.origin_digest and not self._plan.proxy_digest:
-            http1.start_request(profile.method, NONE, keep_alive=self._plan.keep_alive)
-            head = self._plan.head(exchange)
-        else:
-            head = self._head_with_body(connection)
+        plan, outgoing = self._plan, self._outgoing
         try:
-            if not connection.stream.push(head):
-                self._sending = True
+            if outgoing is not None:
+                outgoing.begin(connection)
+            else:
+                connection.http1.start_request(
+                    plan.profile.method, NONE, keep_alive=plan.keep_alive
+                )
+                connection.stream.push(plan.head(self._exchange))
         except StreamClosedError as error:
             # Its end is known, and not to us: from the loop, where a failure may be told.
             self._owner._transfer_loop.call_soon(self._lost, connection, error)
-            return
-        if self._upload is not None and not self._expecting:
-            self._pump_upload()
-
-    def _head_with_body(self, connection: Connection) -> bytes:
-        """Begin a request whose head is not the plan's alone; returns what is sent at once."""
-        exchange = self._exchange
-        profile = exchange.profile
-        http1 = connection.http1
-        more = self._credentials()
-        kind = profile.body
-        keep = self._plan.keep_alive
-        self._probing = self._is_probe() and kind != "none"
-        if kind == "none":
-            http1.start_request(profile.method, NONE, keep_alive=keep)
-            return self._plan.head(exchange, more)
-        if self._probing:
-            http1.start_request(profile.method, LENGTH, 0, keep_alive=keep)
-            http1.end_body()
-            return self._plan.head(exchange, f"{more}Content-Length: 0\r\n")
-        length = len(exchange.body) if kind == "bytes" else exchange.content_length
-        if length is None:
-            http1.start_request(profile.method, CHUNKED, keep_alive=keep)
-            more += "Transfer-Encoding: chunked\r\n"
-        else:
-            http1.start_request(profile.method, LENGTH, length, keep_alive=keep)
-            more += f"Content-Length: {length}\r\n"
-        self._expecting = profile.expect_100_continue
-        if self._expecting:
-            more += "Expect: 100-continue\r\n"
-        head = self._plan.head(exchange, more)
-        self._body_sent = length == 0  # that is all of it
-        if kind == "stream":
-            if self._upload is None:
-                self._has_helpers = True
-                self._upload = Upload(
-                    self._owner._transfer_loop, exchange, self._pump_upload, self._fail
-                )
-        elif not self._expecting:
-            body = self._whole_body(connection)
-            if len(body) > HIGH_WATER:
-                connection.stream.push(head)  # rather than a copy of it all
-                return body
-            return head + body
-        return head
-
-    def _whole_body(self, connection: Connection) -> bytes:
-        self._body_sent = True
-        http1 = connection.http1
-        body = http1.encode_body(self._exchange.body)
-        http1.end_body()
-        return body
-
-    def _is_probe(self) -> bool:
-        """Whether a challenge is still to come: until then no body is sent, as in libcurl."""
-        plan, exchange = self._plan, self._exchange
-        if not (plan.origin_digest or plan.proxy_digest) or self._rounds:
-            return False
-        return bool(exchange.body) or exchange.producer is not None
-
-    def _credentials(self) -> str:
-        """Authorization fields that depend on a challenge."""
-        exchange = self._exchange
-        url = exchange.url
-        body = None if exchange.producer is not None else exchange.body
-        target = url.href if self._plan.absolute else url.target
-        lines = ""
-        for name, digest in (
-            ("Proxy-Authorization", self._proxy_digest),
-            ("Authorization", self._origin_digest),
-        ):
-            if digest is not None:
-                value = digest.authorization(exchange.profile.method, target, body)
-                if value is not None:
-                    lines += f"{name}: {value}\r\n"
-        return lines
-
-    def _pump_upload(self) -> None:
-        """Send what the producer has, while the stream takes it."""
-        upload, connection = self._upload, self._connection
-        if upload is None or connection is None or self._expecting or self._callback is None:
-            return
-        http1, stream = connection.http1, connection.stream
-        self._produced = True
-        try:
-            while stream.unsent < HIGH_WATER and not stream.closed():
-                chunk = upload.take(HIGH_WATER)
-                if self._upload is not upload:
-                    return  # the producer ended the exchange
-                if chunk is None:
-                    return
-                if not chunk:
-                    self._upload = None
-                    self._body_sent = True
-                    end = http1.end_body()
-                    if not stream.push(end):
-                        self._sending = True
-                    return
-                self._body_sent = True
-                stream.push(http1.encode_body(chunk))
-        except StreamClosedError as error:
-            self._owner._transfer_loop.call_soon(self._lost, connection, error)
-
-    def _stop_upload(self) -> None:
-        if self._upload is not None:
-            self._upload.cancel()
-            self._upload = None
 
     def drained(self) -> None:
         """The stream has sent what it had."""
-        self._sending = False
-        if self._upload is not None:
-            self._pump_upload()
+        if self._outgoing is not None:
+            self._outgoing.drained()
 
     # Receiving
 
@@ -354,9 +238,8 @@ class Transfer:
         if (
             exchange.on_head is None
             and not (head.content_encoding and profile.decompress)
-            and self._upload is None
-            and not self._plan.origin_digest
-            and not self._plan.proxy_digest
+            and (self._outgoing is None or not self._outgoing.unfinished)
+            and self._challenges is None
             and not (limit and len(body) > limit)
         ):
             self._head = head
@@ -406,31 +289,36 @@ class Transfer:
         self._download.feed(data)
 
     def _on_head(self, head: Head) -> None:
+        outgoing = self._outgoing
         if head.code < 200:
-            if head.code == 100 and self._expecting:
-                self._expecting = False
-                self._send_expected_body()
+            if head.code == 100 and outgoing is not None and outgoing.expecting:
+                outgoing.go_on()
             return
         self._head = head
-        self._expecting = False
         exchange = self._exchange
-        if self._wants_another_round(head):
-            self._challenged = True
-            self._stop_upload()
-        elif self._probing and head.code < 300:
-            self._challenged = True  # there is no challenge: the same once more, with its body
-        else:
-            if head.code >= 300:
-                self._stop_upload()  # RFC 9112 section 9.3: it will not be read
-            if exchange.on_head is not None:
-                wanted = exchange.on_head(head.code, head.version, head.lines)
-                if self._callback is None:
-                    return
-                if not wanted:
-                    self._make_download().discard()
-                    return
-        if head.framing is not NONE and not self._challenged:
+        if outgoing is not None:
+            outgoing.expecting = False
+            # Where a probe meets no challenge, the request is sent once more, with its body.
+            self._challenged = self._will_answer(head, outgoing) or (
+                outgoing.probing and head.code < 300
+            )
+            if self._challenged or head.code >= 300:
+                outgoing.stop()  # RFC 9112 section 9.3: it will not be read
+        if self._challenged:
+            return
+        if exchange.on_head is not None:
+            wanted = exchange.on_head(head.code, head.version, head.lines)
+            if self._callback is None:
+                return
+            if not wanted:
+                self._make_download().discard()
+                return
+        if head.framing is not NONE:
             self._make_download().begin(head.content_encoding)
+
+    def _will_answer(self, head: Head, outgoing: Outgoing) -> bool:
+        challenges = self._challenges
+        return challenges is not None and challenges.can_answer(head) and outgoing.repeatable
 
     def _make_download(self) -> Download:
         self._has_helpers = True
@@ -438,14 +326,6 @@ class Transfer:
             self._owner._transfer_loop, self._exchange, body_limit_error, self._resume, self._fail
         )
         return download
-
-    def _send_expected_body(self) -> None:
-        connection = self._connection
-        assert connection is not None
-        if self._upload is not None:
-            self._pump_upload()
-        elif not connection.stream.push(self._whole_body(connection)):
-            self._sending = True
 
     def _resume(self) -> None:
         """The consumer is done with what it got."""
@@ -483,30 +363,12 @@ class Transfer:
 
     # Another round
 
-    def _wants_another_round(self, head: Head) -> bool:
-        """Whether a response is a challenge that can be answered."""
-        if head.code == 401 and self._origin_digest is not None:
-            digest, name = self._origin_digest, "WWW-Authenticate"
-        elif head.code == 407 and self._proxy_digest is not None:
-            digest, name = self._proxy_digest, "Proxy-Authenticate"
-        else:
-            return False
-        values = HTTPHeaders.from_lines(head.lines[1:]).get_list(name)
-        if not digest.challenge(values):
-            if digest.exhausted:
-                raise self._too_many_rounds(head.code)
-            return False
-        return self._repeatable()
-
-    def _repeatable(self) -> bool:
-        """Whether the request's body can be had once more."""
-        return not self._produced or self._exchange.replayable
-
     def _answer_challenge(self) -> None:
         connection = self._connection
         assert connection is not None
-        self._rounds += 1
-        self._challenged = self._body_sent = self._sending = False
+        assert self._challenges is not None
+        self._challenges.rounds += 1
+        self._challenged = False
         self._head = None
         self._first_byte = 0.0
         self._drained = 0
@@ -527,41 +389,31 @@ class Transfer:
             connection.close()
             self._connect()
 
-    def _too_many_rounds(self, status: int) -> HTTPError:
-        proxy = self._exchange.profile.proxy
-        if status == 407 and proxy is not None:
-            error: HTTPError = HTTPProxyError(
-                f"proxy {proxy.url} asked for credentials {self._rounds + 1} times (407)",
-                stage="proxy-auth",
-            )
-            error.proxy_code = 407
-            return error
-        return HTTPProtocolError(
-            f"{self._exchange.url.netloc} asked for credentials {self._rounds + 1} times",
-            stage="response",
-        )
-
     def _may_resend(self) -> bool:
         """RFC 9112 section 9.3.1: if a kept connection was closed before a byte came, and the
         request is idempotent or its body has not been sent. The second goes on a new connection,
         so that there is no third."""
-        profile = self._exchange.profile
+        outgoing = self._outgoing
         return (
             self._callback is not None
             and self._reused
             and not self._first_byte
             and (
-                profile.method in IDEMPOTENT_METHODS
-                or (profile.body != "none" and not self._body_sent)
+                self._exchange.profile.method in IDEMPOTENT_METHODS
+                or (
+                    outgoing is not None
+                    and self._exchange.profile.body != "none"
+                    and not outgoing.body_sent
+                )
             )
-            and self._repeatable()
+            and (outgoing is None or outgoing.repeatable)
         )
 
     def _resend(self) -> None:
         connection = self._connection
         assert connection is not None
-        self._body_sent = self._sending = False
-        self._stop_upload()
+        if self._outgoing is not None:
+            self._outgoing.stop()
         self._connection = None
         connection.holder = None
         connection.close()
@@ -589,7 +441,7 @@ class Transfer:
         waits_for_us = (
             connection is None
             or (self._download is not None and self._download.paused)
-            or (self._upload is not None and self._upload.waiting)
+            or (self._outgoing is not None and self._outgoing.waiting)
         )
         if waits_for_us or (marks and marks[-1] != mark):
             marks.clear()
@@ -631,7 +483,8 @@ class Transfer:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-        self._stop_upload()
+        if self._outgoing is not None:
+            self._outgoing.stop()
         if self._download is not None:
             self._download.cancel()
             self._download = None
@@ -674,7 +527,7 @@ class Transfer:
         http1 = None if connection is None else connection.http1
         if self._head is not None:
             stage = "body"
-        elif self._upload is not None or self._sending:
+        elif self._outgoing is not None and (self._outgoing.unfinished or self._outgoing.sending):
             stage = "send"
         else:
             stage = "response"
@@ -727,12 +580,7 @@ class Transfer:
                 fields["proxy_code"] = 407
         self._callback = None
         stream = connection.stream
-        if (
-            self._upload is None
-            and not stream.unsent
-            and not stream.closed()
-            and connection.http1.next_exchange()
-        ):
+        if not stream.unsent and not stream.closed() and connection.http1.next_exchange():
             if self._held:
                 stream.resume_reading()
             self._connection = None

@@ -11,7 +11,7 @@ from whimbrel._http1.protocol import Event, Head, Protocol, Role
 from whimbrel._policy.exchange import Exchange
 from whimbrel._policy.fields import basic_authorization
 from whimbrel._policy.proxies import Proxy
-from whimbrel._simple.digest import MAX_ANSWERS, DigestState, Space
+from whimbrel._simple.digest import MAX_ANSWERS, DigestState
 from whimbrel._simple.route import Progress, Route
 from whimbrel.httpclient import HTTPProxyError
 from whimbrel.httputil import HTTPHeaders
@@ -53,8 +53,8 @@ async def open_tunnel(
 
     When it returns, the next byte on `stream` is the origin's.
 
-    :param digest: what :class:`Reconnect` carried; None in the first call for an exchange, or from
-        `proxy_digest` to answer before the proxy asks.
+    :param digest: of `proxy_digest` in the first call for an exchange, then what
+        :class:`Reconnect` carried; None is the former.
     :raises Reconnect: go on with a new connection. The digest bounds how often that may be.
     :raises HTTPProxyError: there is no tunnel. The connection is of no more use.
     """
@@ -105,14 +105,11 @@ async def open_tunnel(
         rounds += 1
 
 
-def proxy_digest(proxy: Proxy, space: Space | None = None) -> DigestState | None:
-    """The state of Digest with `proxy`, for one exchange; None where that is not used.
-
-    :param space: what earlier exchanges with this very proxy, user and all, have learnt.
-    """
+def proxy_digest(proxy: Proxy) -> DigestState | None:
+    """The state of Digest with `proxy`, for one exchange; None where that is not used."""
     if proxy.auth_mode != "digest" or proxy.username is None:
         return None
-    return DigestState(proxy.username, proxy.password or "", space)
+    return DigestState(proxy.username, proxy.password or "")
 
 
 def _refused(proxy: Proxy, digest: DigestState | None) -> HTTPProxyError:

@@ -1,0 +1,188 @@
+"""The request of an exchange where it is more than its plan's head: a body, or credentials."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from whimbrel._http1.framing import CHUNKED, LENGTH, NONE
+from whimbrel._policy.exchange import Exchange
+from whimbrel._simple.challenges import Challenges
+from whimbrel._simple.plan import Plan
+from whimbrel._simple.pool import Connection
+from whimbrel._upload import Upload
+from whimbrel.iostream import StreamClosedError
+
+HIGH_WATER = 64 * 1024
+"""Bytes of a streamed request body that may wait in the stream."""
+
+
+class Outgoing:
+    """One request on its way out; begun anew on each connection that it is sent on.
+
+    Attributes:
+        expecting: whether the body waits for 100.
+        probing: whether the body is held back until a challenge is known. As in libcurl, the first
+            request then goes out with an empty one, so that the body travels once.
+        body_sent: whether some of the body has gone out, or all of an empty one.
+        sending: whether some of it all waits in the stream, or was lost there.
+    """
+
+    __slots__ = (
+        "_challenges",
+        "_connection",
+        "_exchange",
+        "_failed",
+        "_loop",
+        "_lost",
+        "_plan",
+        "_produced",
+        "_upload",
+        "body_sent",
+        "expecting",
+        "probing",
+        "sending",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        plan: Plan,
+        exchange: Exchange,
+        challenges: Challenges | None,
+        lost: Callable[[Connection, BaseException], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """`lost` is told, from the loop, of a connection that has closed under the body;
+        `failed` of what the producer raises."""
+        self._loop = loop
+        self._plan = plan
+        self._exchange = exchange
+        self._challenges = challenges
+        self._lost = lost
+        self._failed = failed
+        self._connection: Connection | None = None
+        self._upload: Upload | None = None
+        self._produced = False  # the producer has been asked
+        self.expecting = False
+        self.probing = False
+        self.body_sent = False
+        self.sending = False
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether some of a streamed body is still to be sent."""
+        return self._upload is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next piece of the body is the producer's to give."""
+        return self._upload is not None and self._upload.waiting
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the body can be had once more."""
+        return not self._produced or self._exchange.replayable
+
+    def begin(self, connection: Connection) -> None:
+        """Send the head, and as much of the body as may go now. Raises StreamClosedError."""
+        self._connection = connection
+        exchange, plan = self._exchange, self._plan
+        profile, http1, push = exchange.profile, connection.http1, self._push
+        more = "" if self._challenges is None else self._challenges.field_lines()
+        kind, keep = profile.body, plan.keep_alive
+        self.probing = kind != "none" and self._is_probe()
+        self.expecting = self.body_sent = self.sending = False
+        if kind == "none":
+            http1.start_request(profile.method, NONE, keep_alive=keep)
+            push(plan.head(exchange, more))
+            return
+        if self.probing:
+            http1.start_request(profile.method, LENGTH, 0, keep_alive=keep)
+            http1.end_body()
+            push(plan.head(exchange, f"{more}Content-Length: 0\r\n"))
+            return
+        length = len(exchange.body) if kind == "bytes" else exchange.content_length
+        if length is None:
+            http1.start_request(profile.method, CHUNKED, keep_alive=keep)
+            more += "Transfer-Encoding: chunked\r\n"
+        else:
+            http1.start_request(profile.method, LENGTH, length, keep_alive=keep)
+            more += f"Content-Length: {length}\r\n"
+        if profile.expect_100_continue:
+            self.expecting = True
+            more += "Expect: 100-continue\r\n"
+        head = plan.head(exchange, more)
+        self.body_sent = length == 0
+        if kind == "stream":
+            self._upload = Upload(self._loop, exchange, self.pump, self._failed)
+            push(head)
+            self.pump()
+        elif self.expecting:
+            push(head)
+        else:
+            body = self._whole_body(connection)
+            if len(body) <= HIGH_WATER:
+                push(head + body)
+            else:
+                push(head)  # rather than a copy of it all
+                push(body)
+
+    def _push(self, data: bytes) -> None:
+        assert self._connection is not None
+        if not self._connection.stream.push(data):
+            self.sending = True
+
+    def _is_probe(self) -> bool:
+        if self._challenges is None or self._challenges.rounds:
+            return False
+        return bool(self._exchange.body) or self._exchange.producer is not None
+
+    def _whole_body(self, connection: Connection) -> bytes:
+        self.body_sent = True
+        http1 = connection.http1
+        body = http1.encode_body(self._exchange.body)
+        http1.end_body()
+        return body
+
+    def go_on(self) -> None:
+        """Send the body: 100 has come. Raises StreamClosedError."""
+        self.expecting = False
+        assert self._connection is not None
+        if self._upload is None:
+            self._push(self._whole_body(self._connection))
+        else:
+            self.pump()
+
+    def drained(self) -> None:
+        """The stream has sent what it had."""
+        self.sending = False
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what the producer has, while the stream takes it."""
+        upload, connection = self._upload, self._connection
+        if upload is None or connection is None or self.expecting:
+            return
+        http1, stream = connection.http1, connection.stream
+        self._produced = True
+        try:
+            while stream.unsent < HIGH_WATER and not stream.closed():
+                chunk = upload.take(HIGH_WATER)
+                if self._upload is not upload or chunk is None:
+                    return  # the producer has ended the exchange; or has nothing yet
+                self.body_sent = True
+                if not chunk:
+                    self._upload = None
+                    self._push(http1.end_body())
+                    return
+                self._push(http1.encode_body(chunk))
+        except StreamClosedError as error:
+            self._loop.call_soon(self._lost, connection, error)
+
+    def stop(self) -> None:
+        """Send no more; a producer is cancelled."""
+        self._connection = None
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.cancel()
