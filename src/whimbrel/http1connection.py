@@ -46,13 +46,15 @@ class HTTP1ConnectionParameters:
         counts from the end of the message before. None, or 0, is no limit.
     :param max_body_size: bytes of a body, before and after decoding. None: the stream's
         ``max_buffer_size``.
-    :param body_timeout: seconds that a whole body may take. None, or 0, is no limit.
+    :param body_timeout: seconds that a whole body may take; the time in which a delegate is awaited
+        does not count. None, or 0, is no limit.
     :param decompress: decode bodies by their ``Content-Encoding`` (gzip, deflate, and br where a
         brotli module is there). It is then taken from the headers, with ``Content-Length``, and
         stands in ``X-Consumed-Content-Encoding``.
-    :param idle_timeout: seconds that a server waits for the first byte of another request. If it is
-        given, ``header_timeout`` counts from that byte, and from the beginning for the first
-        request. 0 is no limit.
+    :param idle_timeout: seconds that a server waits for the first byte of another request, and
+        for a client that reads nothing of its response (at most twice that). If it is given,
+        ``header_timeout`` counts from the first byte of a request, and for the first request from
+        the beginning. None, or 0, is no limit.
     """
 
     def __init__(
@@ -85,7 +87,8 @@ class HTTP1Connection(HTTPConnection):
 
     Made by a program for a client; a server's are made by :class:`HTTP1ServerConnection`. The
     stream belongs to it until the exchange is over: a client that has read the response may then
-    use the stream again, also with this same object.
+    use the stream again, also with this same object. The stream's close callback belongs to it as
+    well, and one that was set before is dropped: see :meth:`set_close_callback`.
 
     What a delegate raises is logged and closes the connection, but for
     :class:`~whimbrel.httputil.HTTPInputError`, which says that the message is malformed.
@@ -142,7 +145,7 @@ class HTTP1Connection(HTTPConnection):
         message does.
 
         Of an interim response (1xx) the delegate receives the headers alone, before those of the
-        final response.
+        final response. Cancelling the future closes the connection, which would be out of step.
 
         Raises ``RuntimeError`` while another is being read.
         """
@@ -190,7 +193,9 @@ class HTTP1Connection(HTTPConnection):
         ``headers`` may be any mapping with ``get_all()``; it is not changed. Without a
         ``Content-Length`` the body is sent in chunks: of a response to HTTP/1.1, or of a request
         with POST, PUT, PATCH or a ``chunk``. ``Connection`` is added to a response where the
-        client has to be told. An interim response (1xx) may be written before the final one.
+        client has to be told; it is "close" where the whole response is written here, and not all
+        of the request has come. An interim response (1xx) may be written before the final one.
+        Behind 101, and 2xx to CONNECT, another protocol follows: see :meth:`detach`.
 
         The future is done when everything has gone to the system; it fails with
         :class:`~whimbrel.iostream.StreamClosedError` if the connection is closed.
@@ -217,9 +222,12 @@ class HTTP1Connection(HTTPConnection):
         """End the message.
 
         Raises :class:`~whimbrel.httputil.HTTPOutputError` if the body is shorter than its
-        ``Content-Length``, after closing the connection, and if there are no headers yet. A
-        server that ends its response before it has received the whole request closes the
-        connection.
+        ``Content-Length``, after closing the connection, and if there are no headers yet.
+
+        A server that ends its response before its delegate has been given the whole request gives
+        it no more of that. If the rest is here already it is thrown away; else the connection is
+        closed when the response has gone, as it is behind the head of another protocol that nobody
+        has detached the stream for.
         """
         self._channel.finish(self)
 

@@ -2,7 +2,7 @@
 
 It is what a strict test server, a demo, a webhook or a small API needs, and no more: there are no
 templates, no sessions, no signed cookies, no XSRF protection, no static files, no compression of
-responses, no automatic ``Etag`` and no login. Settings that ask for one of these are refused.
+responses and no automatic ``Etag``. Settings that ask for one of these are refused.
 
 A request becomes a new instance of the handler class that its path is routed to. The methods run on
 the event loop; one that is a coroutine gets a task of its own, one that is not costs none.

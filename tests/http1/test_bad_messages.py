@@ -601,6 +601,64 @@ def test_matrix_22_targets(method: bytes, target: bytes) -> None:
     assert refusal(SERVER, wire) is ProtocolError
 
 
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"\x16",  # TLS
+        b"\x80",  # SSL 2
+        b"\x00",
+        b"\x05",  # SOCKS
+        b" ",
+        b"\n",
+        b"\r\r",
+        b"GET\r",
+        b"GET\t",
+        b"G(",
+        b"\r\n\x16",
+    ],
+)
+def test_matrix_22_another_protocol_is_refused_at_once(greeting: bytes) -> None:
+    """Matrix 22: its client may wait for an answer, and never send the end of a line."""
+    assert refusal(SERVER, greeting) is ProtocolError
+    protocol = connection(SERVER)
+    for at in range(len(greeting) - 1):
+        protocol.receive(greeting[at : at + 1])
+        assert protocol.next_event() is None
+    protocol.receive(greeting[-1:])
+    with pytest.raises(ProtocolError, match="does not begin with a method"):
+        protocol.next_event()
+
+
+@pytest.mark.parametrize("begun", [b"G", b"GET", b"GET ", b"GET \x01", b"!#-", b"\r", b"\r\n\r"])
+def test_matrix_22_what_may_become_a_request_is_waited_for(begun: bytes) -> None:
+    """Matrix 22: only the method is looked at before the line has ended."""
+    assert told_by(SERVER, begun, eof=False).events == []
+
+
+@pytest.mark.parametrize(
+    ("target", "taken"),
+    [
+        (b"/a#b", False),  # RFC 3986 section 3.5: a fragment stays with the client
+        (b"/?a#b", False),
+        (b"/#", False),
+        (b"http://h/#", False),
+        (b"/a\\b", False),  # which is "/a/b" to some
+        (b"\\", False),
+        (b"http:\\h", False),
+        (b"/?a\\b", True),  # browsers send it, and these
+        (b"/?a?b", True),
+        (b'/a|b{c}^`<d>"', True),
+        (b"?", False),
+        (b"", False),
+    ],
+)
+def test_matrix_22_characters_of_a_target(target: bytes, taken: bool) -> None:
+    """Matrix 22: no fragment, no backslash in a path; what else browsers leave raw passes."""
+    wire = b"GET " + target + b" HTTP/1.1\r\nHost: h\r\n\r\n"
+    told = told_by(SERVER, wire, eof=False)
+    assert told.error is (None if taken else ProtocolError)
+
+
 def test_blank_lines_before_a_request() -> None:
     """RFC 9112 section 2.2: a few CRLFs before a request are skipped, and not many."""
     told = told_by(SERVER, 4 * b"\r\n" + GET + b"\r\n", eof=False)

@@ -253,12 +253,14 @@ def test_which_limit_answers_first_does_not_depend_on_the_cut() -> None:
     long_line = b"GET /" + b"a" * 200 + b" HTTP/1.1\r\nHost: h\r\n\r\n"
     bad_line = b"GET / HTTP/9\r\nHost: h\r\nX: " + b"a" * 200 + b"\r\n\r\n"
     bad_long_line = b"GET /" + b"a" * 200 + b" HTTP/9\r\n\r\n"
+    long_method = b"G" * 200 + b"( / HTTP/1.1\r\nHost: h\r\n\r\n"
     bare_lf = b"GET / HTTP/1.1\r\nHost: h\nX: " + b"a" * 200 + b"\r\n\r\n"
     late_bare_lf = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 200 + b"\nY: z\r\n\r\n"
     for wire, expected in (
         (long_line, LimitError),
         (bad_line, ProtocolError),
         (bad_long_line, LimitError),
+        (long_method, LimitError),
         (bare_lf, ProtocolError),
         (late_bare_lf, LimitError),
     ):

@@ -206,6 +206,32 @@ def test_nothing_is_read_of_another_protocol() -> None:
         client.next_message()
 
 
+@pytest.mark.parametrize(
+    ("fields", "rest", "here", "skipped"),
+    [
+        (b"", b"", True, True),
+        (b"Content-Length: 4\r\n", b"", False, False),
+        (b"Content-Length: 4\r\n", b"bod", False, False),
+        (b"Content-Length: 4\r\n", b"body", True, True),
+        (b"Content-Length: 4\r\n", b"bodyGET", True, True),
+        (b"Transfer-Encoding: chunked\r\n", b"4\r\nbody\r\n0\r\n", False, False),
+        (b"Transfer-Encoding: chunked\r\n", b"4\r\nbody\r\n0\r\n\r\nGET", False, True),
+        (b"Transfer-Encoding: chunked\r\n", b"4\r\nbody\r\nnonsense", False, False),
+    ],
+)
+def test_a_body_may_be_skipped(fields: bytes, rest: bytes, here: bool, skipped: bool) -> None:
+    """As far as it has come; of a chunked body only reading tells whether that is all."""
+    protocol = Protocol(SERVER)
+    protocol.receive(b"POST / HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n" + rest)
+    assert isinstance(protocol.next_event(), Head)
+    assert protocol.rest_is_here is here
+    assert protocol.skip_body() is skipped
+    assert (protocol.their_state == DONE) is skipped
+    if skipped:
+        assert protocol.skip_body()
+        assert protocol.take_rest() in (b"", b"GET")
+
+
 def test_nothing_is_read_after_an_error() -> None:
     """ERROR: it stays, and good bytes do not mend it."""
     client = connection(CLIENT)

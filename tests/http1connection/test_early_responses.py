@@ -70,13 +70,27 @@ async def test_nothing_of_a_request_is_given_after_its_answer() -> None:
 
 
 async def test_a_coded_body_is_not_decoded_to_its_end() -> None:
-    body = gzip.compress(b"x" * 1000)
+    body = gzip.compress(bytes(300_000))
     fields = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
-    async with serve(AtFirstPiece, chunk_size=10, decompress=True) as served:
+    async with serve(AtFirstPiece, decompress=True) as served:
         # Broken at its end, of which nobody hears.
         request = POST + fields + body[:-8] + bytes(8)
         assert await served.ask(request * 2, 2 * len(HELLO)) == HELLO * 2
-        assert served.requests[0].pieces == [b"x" * 10]
+        assert len(served.requests[0].pieces) == 1
+
+
+async def test_a_client_that_waits_for_100_and_is_answered_is_told_of_the_close() -> None:
+    """Whether its body follows nobody knows, also where the response is not written in one."""
+
+    class Streamed(Message):
+        def headers_received(self, start_line: Any, headers: HTTPHeaders) -> None:
+            self.connection.write_headers(OK, HTTPHeaders({"Content-Length": "5"}))
+            self.connection.write(b"hello")
+            self.connection.finish()
+
+    async with serve(Streamed) as served:
+        await served.peer.send(POST + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        assert await served.peer.receive_all() == CLOSING
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -142,10 +156,36 @@ async def test_what_follows_an_early_response_is_taken_and_not_kept() -> None:
         assert (await served.peer.receive_all()).endswith(b"\r\n\r\n" + BIG)
 
 
-async def test_body_timeout_ends_with_an_early_response() -> None:
+async def test_a_delegate_that_is_still_awaited_does_not_hold_the_rest_back() -> None:
+    gate = asyncio.Event()
+
+    class Waiting(Message):
+        async def data_received(self, chunk: bytes) -> None:
+            answer(self.connection, BIG)
+            await gate.wait()
+
+    async with serve(Waiting) as served:
+        await served.peer.send(POST + b"Content-Length: 50000000\r\n\r\nx")
+        await until(lambda: served.stream.unsent)
+        await served.peer.send(bytes(20_000_000))
+        gate.set()
+        assert (await served.peer.receive_all()).endswith(b"\r\n\r\n" + BIG)
+
+
+@pytest.mark.parametrize(("piece", "body"), [(False, b"ab"), (True, b"ab"), (False, b"body")])
+async def test_body_timeout_ends_with_an_early_response(piece: bool, body: bytes) -> None:
     """Whose body is not waited for is not timed for it, while the response goes out."""
-    async with serve(Large, body_timeout=0.1) as served:
-        await served.peer.send(LENGTH_4 + b"ab")
+
+    class LargeAtFirstPiece(Message):
+        def data_received(self, chunk: bytes) -> None:
+            answer(self.connection, BIG)
+
+    async with serve(LargeAtFirstPiece if piece else Large, body_timeout=0.1) as served:
+        await served.peer.send(LENGTH_4 + body)
         await until(lambda: served.stream.unsent)
         await asyncio.sleep(0.3)
-        assert (await served.peer.receive_all()).endswith(b"\r\n\r\n" + BIG)
+        size = len(BIG) + len(b"HTTP/1.1 200 OK\r\nContent-Length: 16000000\r\n\r\n")
+        received = await served.peer.receive(
+            size + (len(b"Connection: close\r\n") if body == b"ab" else 0)
+        )
+        assert received.endswith(b"\r\n\r\n" + BIG)

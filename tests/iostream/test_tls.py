@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 
@@ -101,6 +102,32 @@ async def test_resuming_delivers_what_was_decrypted_before_the_pause(
         await until(lambda: len(told.pieces) == 2)
         server.resume_reading()
         await until(lambda: told.data == bytes(range(250)))
+
+
+async def test_other_callbacks_have_their_turn_while_a_record_is_delivered(
+    certificates: Certificates,
+) -> None:
+    """One record gives a hundred small reads, and the loop is not kept waiting for all of them."""
+    one, other = tcp_pair()
+    client, server = await asyncio.gather(
+        IOStream(one).start_tls(False, {"ca_certs": certificates.ca_file}, "localhost"),
+        IOStream(other, read_chunk_size=100).start_tls(True, certificates.server_context()),
+    )
+    told = Told()
+    turns: list[int] = []
+
+    async def take_turns() -> None:
+        while len(told.pieces) < 100:
+            turns.append(len(told.pieces))
+            await asyncio.sleep(0)
+        turns.append(len(told.pieces))
+
+    server.attach(told)
+    client.push(bytes(10_000))
+    await take_turns()
+    assert max(after - before for before, after in pairwise(turns)) <= 32
+    client.close()
+    server.close()
 
 
 async def test_bytes_inside_openssl_are_delivered_by_attach(certificates: Certificates) -> None:

@@ -610,6 +610,21 @@ async def test_a_response_that_never_went_is_logged_as_499(
         stray_logs.expect(APP, "Uncaught exception PUT /fails")
 
 
+async def test_a_write_that_finds_the_connection_closed(
+    serve: Serve, connect: Connect, access: Callable[[], list[str]]
+) -> None:
+    """In the same turn of the loop, before the handler is told: it is not to blame either."""
+
+    async def late(self: RequestHandler) -> None:
+        cast("HTTP1Connection", self.request.connection).stream.close()
+        await self.flush()
+
+    wire = await connect(serve(answering(late)))
+    await wire.send(get())
+    assert await wire.rest() == b""
+    assert access() == ["INFO 499 GET /"]
+
+
 async def test_a_response_that_the_servers_end_cuts_off(
     serve: Serve, connect: Connect, access: Callable[[], list[str]]
 ) -> None:

@@ -27,7 +27,7 @@ class Deadline:
     def set(self, seconds: float | None) -> None:
         """Pass in `seconds` from now, or from `go_on`; None or 0: never."""
         if not seconds:
-            self.clear()
+            self._due = self._left = None
         elif self._held:
             self._left = seconds
         else:

@@ -121,9 +121,7 @@ class ServerChannel(Channel):
         # The response is finished before the request: nobody wants the rest of that.
         self.deadline.clear()
         self._pieces = self._decoder = None
-        if not protocol.skip_body():
-            self._cut = True
-            protocol.take_rest()
+        self._cut = not protocol.skip_body()
 
     def _settle(self) -> bool:
         protocol = self.protocol
@@ -142,7 +140,8 @@ class ServerChannel(Channel):
         ):
             self._shut()
             return False
-        self._drop_delegate()
+        if self._delegate is not None:
+            self._drop_delegate()
         self._next()
         return self._eof or protocol.buffered > 0  # or there is nothing to look at
 
@@ -194,14 +193,13 @@ class ServerChannel(Channel):
             raise HTTPOutputError("there is no request to respond to")
         _, code, reason = cast("ResponseStartLine", start_line)
         kind, length = self._frame_body(request, code, framing)
-        whole = kind is NONE or (kind is LENGTH and length == len(chunk or b""))
         keep_alive = (
             request.keep_alive
             and kind is not CLOSE
             and not self.params.no_keep_alive
             and not self._winding_up
             and not framing.close
-            and not self._cuts_short(request, whole)
+            and not (self.protocol.their_state is BODY and self._cuts_short(kind, length, chunk))
         )
         if code >= 200 and not (request.method == "CONNECT" and code < 300):
             _tell_of_persistence(request, framing, keep_alive, kind)
@@ -228,14 +226,15 @@ class ServerChannel(Channel):
             framing.add("Transfer-Encoding", "chunked")
         return CHUNKED, 0
 
-    def _cuts_short(self, request: Head, whole: bool) -> bool:
+    def _cuts_short(self, kind: str, length: int, chunk: bytes | None) -> bool:
         """Whether the connection ends with a response because its request is not here yet."""
-        protocol = self.protocol
-        if protocol.their_state is not BODY or protocol.rest_is_here:
+        if self.protocol.rest_is_here:
             return False
-        # A response that is whole will be finished before the request is. And a client that waits
-        # for 100 may send the body still, or not: only closing tells what follows.
-        return whole or request.expects_continue
+        if kind is NONE or (kind is LENGTH and length == len(chunk or b"")):
+            return True  # it is whole, and will be finished before the request
+        # A client that waits for 100 may send the body still, or not: only closing tells what
+        # follows.
+        return self._head is not None and self._head.expects_continue
 
 
 def _tell_of_persistence(request: Head, framing: Framing, keep_alive: bool, kind: str) -> None:

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 
 class ProtocolError(Exception):
-    """The peer sent what is not HTTP/1.1. `status` is for a server that says what is wrong."""
+    """The peer sent what is not HTTP/1.1.
+
+    `status` is for a server that tells 414 and 431 from 400.
+    """
 
     status = 400
 
