@@ -9,13 +9,23 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from whimbrel._curl import capabilities
-from whimbrel._curl.capabilities import CapabilityError
-from whimbrel._curl.driver import Driver
-from whimbrel._curl.errors import CurlError
-from whimbrel._curl.transfer import Transfer
 from whimbrel._policy.exchange import Exchange
 from whimbrel.httpclient import AsyncHTTPClient, HTTPResponse
+
+try:
+    from whimbrel._curl import capabilities
+    from whimbrel._curl.capabilities import CapabilityError
+    from whimbrel._curl.driver import Driver
+    from whimbrel._curl.errors import CurlError
+    from whimbrel._curl.transfer import Transfer
+
+    capabilities.check()
+except ImportError:
+    raise
+except Exception as error:
+    # A pycurl that breaks when it is loaded, lacks names that are used here, or runs on a libcurl
+    # that is too old: whoever asks whether this backend can be had asks by an import.
+    raise ImportError(f"pycurl cannot be used: {error}") from error
 
 __all__ = ["CapabilityError", "CurlAsyncHTTPClient", "CurlError"]
 
@@ -43,11 +53,6 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         self._tainted: set[tuple[str, int]] = set()
         self._versions: dict[tuple[str, int], str] = {}
         _clients.add(self)
-
-    @staticmethod
-    def check_libcurl() -> None:
-        """Raise CapabilityError if pycurl runs on a libcurl that is too old."""
-        capabilities.check()
 
     def open_on(self, loop: asyncio.AbstractEventLoop) -> None:
         capabilities.check()

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import inspect
 import logging
 import os
 import socket
@@ -46,17 +47,19 @@ from io import BytesIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
+from whimbrel._backends import BACKENDS
 from whimbrel._loops import PrivateLoop, current_loop, current_or_new_loop, fork_count
 from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
 from whimbrel._policy.decoding import is_decodable
 from whimbrel._policy.environment import EnvironmentProxies
-from whimbrel._policy.exchange import Exchange, byte_limit, prepare
+from whimbrel._policy.exchange import Exchange, prepare
 from whimbrel._policy.gate import Gate
 from whimbrel._policy.options import merge_options
 from whimbrel._policy.redirects import REDIRECT_CODES, follow_up, is_redirect
-from whimbrel._policy.resolving import AddressBook, Resolver
+from whimbrel._policy.resolving import Resolver, address_book
 from whimbrel._policy.timeouts import queue_limit
 from whimbrel._policy.urls import URL, parse_url, redact
+from whimbrel._policy.values import byte_limit, fault_of_callback, flag
 from whimbrel._streaming import ChunkQueue
 from whimbrel._version import __version__
 from whimbrel.httputil import HTTPHeaders, responses
@@ -228,11 +231,14 @@ class HTTPRequest:
         and `auth_password`; non-ASCII hosts are encoded by UTS #46.
     :param str method: "GET" (default), "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS".
     :param headers: `HTTPHeaders` or a mapping of str to str or bytes (Latin-1).
-    :param body: bytes, str (sent as UTF-8), or an iterable or async iterable of bytes.
+    :param body: bytes, str (sent as UTF-8), or an iterable or async iterable of bytes. Without a
+        Content-Type of yours, POST says ``application/x-www-form-urlencoded``, as in Tornado, and
+        PUT and PATCH say nothing.
     :param str auth_username: user name for `auth_mode`.
     :param str auth_password: password; "" where only the user name is given.
     :param str auth_mode: "basic" (default), "digest", "bearer" (with `auth_token`) or
-        "negotiate" (Kerberos; curl backend only).
+        "negotiate" (Kerberos; curl backend only). "basic" and "digest" without a user name, from
+        here or the URL, ask for nothing.
     :param float connect_timeout: seconds for name look-up, TCP, proxy and TLS of one hop
         together; 20.0, 0 for no limit (CURLOPT_CONNECTTIMEOUT_MS).
     :param float request_timeout: seconds for the whole fetch, queue and redirects included;
@@ -251,7 +257,7 @@ class HTTPRequest:
         calls; curl backend only.
     :param str proxy_host: with `proxy_port`: Tornado's way of naming an HTTP proxy.
     :param int proxy_port: see `proxy_host`.
-    :param str proxy_username: user name for the proxy.
+    :param str proxy_username: user name for the proxy, whatever names it; no effect without one.
     :param str proxy_password: password for the proxy.
     :param str proxy_auth_mode: "basic" (default), "digest" or "negotiate" (curl backend only).
     :param bool allow_nonstandard_methods: allow any method, with or without a body.
@@ -267,9 +273,10 @@ class HTTPRequest:
     :param bool decompress_response: ask for compressed bodies and decode them; True.
     :param ssl_options: `ssl.SSLContext`, or a dict of ``certfile``, ``keyfile``, ``ca_certs``,
         ``cert_reqs``, ``ciphers``. Overrides the four TLS parameters above.
-    :param params: query arguments (mapping or pairs), appended to the URL.
+    :param params: query arguments (mapping or pairs), appended to the URL. A value is str, bytes,
+        a number, or a list of them, which repeats the name.
     :param json: an object; sent as JSON with its Content-Type.
-    :param form: mapping or pairs; sent as ``application/x-www-form-urlencoded``.
+    :param form: like `params`; sent as ``application/x-www-form-urlencoded``.
     :param proxy: ``scheme://[user:password@]host:port`` with http, https, socks4, socks4a,
         socks5 or socks5h; False connects directly; None reads the environment.
     :param proxy_ssl: like `ssl_options`, for the hop to an https proxy.
@@ -314,10 +321,10 @@ class HTTPRequest:
         proxy_auth_mode: str | None = None,
         allow_nonstandard_methods: bool | None = None,
         validate_cert: bool | None = None,
-        ca_certs: str | bytes | None = None,
+        ca_certs: str | os.PathLike[str] | bytes | None = None,
         allow_ipv6: bool | None = None,
-        client_key: str | None = None,
-        client_cert: str | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        client_cert: str | os.PathLike[str] | None = None,
         body_producer: Callable[[Callable[[bytes], Awaitable[None]]], Any] | None = None,
         expect_100_continue: bool = False,
         decompress_response: bool | None = None,
@@ -407,10 +414,10 @@ class HTTPRequest:
     proxy_auth_mode: str | None = None
     allow_nonstandard_methods: bool | None = None
     validate_cert: bool | None = None
-    ca_certs: str | bytes | None = None
+    ca_certs: str | os.PathLike[str] | bytes | None = None
     allow_ipv6: bool | None = None
-    client_key: str | None = None
-    client_cert: str | None = None
+    client_key: str | os.PathLike[str] | None = None
+    client_cert: str | os.PathLike[str] | None = None
     body_producer: Callable[[Callable[[bytes], Awaitable[None]]], Any] | None = None
     expect_100_continue: bool = False
     decompress_response: bool | None = None
@@ -474,6 +481,39 @@ _PARAMETERS = frozenset(
         + HTTPRequest.__init__.__code__.co_kwonlyargcount
     ]
 )
+
+
+# What other libraries call it, for programs that come from there.
+_ELSEWHERE = {
+    "allow_redirects": "follow_redirects",
+    "auth": "auth_username and auth_password",
+    "cert": "client_cert",
+    "content": "body",
+    "data": "body or form",
+    "proxies": "proxy",
+    "timeout": "request_timeout",
+    "verify": "validate_cert",
+}
+
+
+def _did_you_mean(name: str, known: Iterable[str] = _PARAMETERS) -> str:
+    """``"; did you mean …?"`` for a name that is not known, "" where nothing comes close."""
+    import difflib
+
+    meant = difflib.get_close_matches(name, known, 1)
+    if known is _PARAMETERS and name in _ELSEWHERE:
+        meant = [_ELSEWHERE[name]]
+    return f"; did you mean {meant[0]}?" if meant else ""
+
+
+def _explained(error: Exception, kwargs: Mapping[str, Any]) -> Exception:
+    """The error of HTTPRequest(url, **kwargs), with more to say of a name that it does not know."""
+    for name in kwargs:
+        if name not in _PARAMETERS:
+            return TypeError(
+                f"HTTPRequest() got an unexpected keyword argument {name!r}{_did_you_mean(name)}"
+            )
+    return error
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1042,8 +1082,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             self._sink.on_end(response)
         if not self.done():
             if self._notify is not None:
-                self.get_loop().call_soon(self._notify, response)
-                self.set_result(response)
+                self._hand_over(response, self._notify)
             elif error is not None and self._raises:
                 self.set_exception(error)
             else:
@@ -1071,8 +1110,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                 reason=str(error) or type(error).__name__,
                 start_time=self._wall,
             )
-            self.get_loop().call_soon(self._notify, response)
-            self.set_result(response)
+            self._hand_over(response, self._notify)
             return
         if isinstance(error, StopIteration):
             # A future cannot hold one: it would end the coroutine that awaits it.
@@ -1082,6 +1120,12 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self.set_exception(error)
         if isinstance(error, asyncio.CancelledError):
             self.exception()  # seen: a cancellation that nobody awaits is no news, as with tasks
+
+    def _hand_over(self, response: HTTPResponse, notify: Callable[[HTTPResponse], None]) -> None:
+        """End as ``callback=`` wants it: with the response, whatever became of it."""
+        # The future first, as in Tornado 5: whoever awaits it goes on before the callback.
+        self.set_result(response)
+        self.get_loop().call_soon(notify, response)
 
     def _release(self) -> None:
         """Let go of the backend's exchange and of the slot."""
@@ -1112,7 +1156,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
 # Clients
 
 
-def _without_libcurl(error: Exception) -> type[AsyncHTTPClient]:
+def _without_libcurl(error: ImportError) -> type[AsyncHTTPClient]:
     """The backend that takes over, and one log line that says why."""
     from whimbrel.simple_httpclient import SimpleAsyncHTTPClient
 
@@ -1128,6 +1172,30 @@ def _without_libcurl(error: Exception) -> type[AsyncHTTPClient]:
 
 
 _told_why = False
+
+_REST = inspect.Parameter.VAR_KEYWORD
+
+
+def _check_arguments(kind: type[AsyncHTTPClient], arguments: Iterable[str]) -> None:
+    """Raise TypeError for a name that no `initialize` of the class takes."""
+    known: set[str] = set()
+    for base in kind.__mro__:
+        initialize = vars(base).get("initialize")
+        if initialize is None:
+            continue
+        parameters = inspect.signature(initialize).parameters.values()
+        rest = {parameter.name for parameter in parameters if parameter.kind is _REST}
+        known.update(parameter.name for parameter in parameters if parameter.name not in rest)
+        if not rest:
+            break
+        if not base.__module__.startswith("whimbrel."):
+            return  # it may know any name
+    for name in arguments:
+        if name not in known:
+            raise TypeError(
+                f"{kind.__name__}() got an unexpected keyword argument {name!r}"
+                f"{_did_you_mean(name, known)}"
+            )
 
 
 class AsyncHTTPClient(Configurable):
@@ -1173,12 +1241,35 @@ class AsyncHTTPClient(Configurable):
         # AsyncHTTPClient() stays apart from the class that it is configured to make.
         key = (cls, cls.configured_class() if cls is AsyncHTTPClient else cls)
         found: Self | None = shared.get(key)
-        if found is None:
+        if found is not None:
+            if kwargs:  # their values come too late; a typing error shows all the same
+                _check_arguments(type(found), kwargs)
+        else:
             found = super().__new__(cls, **kwargs)
             found._private = False
             found._shared_in = (shared, key)
             shared[key] = found
         return found
+
+    @classmethod
+    def configure(cls, impl: type[Any] | str | None, **kwargs: Any) -> None:
+        """Choose the backend, and arguments of the constructor, for the clients made from now on.
+
+        `impl` is a class, its dotted name, ``"curl"`` or ``"simple"``, or None for the default.
+        `kwargs` are passed to every client made through :class:`AsyncHTTPClient` itself, where the
+        constructor's own arguments win. Each call replaces all that earlier calls have set.
+
+        Raises ValueError for a class that is no AsyncHTTPClient, ImportError for a name that
+        cannot be imported.
+        """
+        if isinstance(impl, str) and "." not in impl:
+            if impl not in BACKENDS:
+                raise ImportError(
+                    f"there is no backend {impl!r}: use {' or '.join(map(repr, BACKENDS))}, a"
+                    " class, or its dotted name"
+                )
+            impl = BACKENDS[impl]
+        super().configure(impl, **kwargs)
 
     @classmethod
     def configurable_base(cls) -> type[Configurable]:
@@ -1189,10 +1280,7 @@ class AsyncHTTPClient(Configurable):
         # The one upward import: the interface knows where its default backend lives.
         try:
             from whimbrel.curl_httpclient import CurlAsyncHTTPClient
-
-            CurlAsyncHTTPClient.check_libcurl()
-        except (ImportError, AttributeError, NotImplementedError) as error:
-            # Missing; too old to have the names that are used; on a libcurl that is too old.
+        except ImportError as error:
             return _without_libcurl(error)
         return CurlAsyncHTTPClient
 
@@ -1221,12 +1309,17 @@ class AsyncHTTPClient(Configurable):
         if isinstance(max_clients, bool) or not isinstance(max_clients, int) or max_clients < 1:
             raise ValueError(f"max_clients must be 1 or more, not {max_clients!r}")
         self.max_clients = max_clients
+        if defaults is not None and not isinstance(defaults, Mapping):
+            raise ValueError(f"defaults must be a mapping, not {type(defaults).__name__}")
         given = {name: value for name, value in (defaults or {}).items() if value is not None}
         if "use_gzip" in given:
             given["decompress_response"] = given.pop("use_gzip")
         for name in given:
             if name not in _PARAMETERS or name == "url":
-                raise ValueError(f"defaults holds {name!r}, which is no parameter of HTTPRequest")
+                raise ValueError(
+                    f"defaults holds {name!r}, which is no parameter of HTTPRequest"
+                    f"{_did_you_mean(str(name))}"
+                )
         self.defaults: dict[str, Any] = {**_BUILT_IN_DEFAULTS, **given}
         if max_buffer_size is None:
             max_buffer_size = 104857600
@@ -1237,16 +1330,15 @@ class AsyncHTTPClient(Configurable):
         if max_header_size is not None and not byte_limit("max_header_size", max_header_size):
             raise ValueError("max_header_size must be 1 or more bytes, or None")
         self.max_header_size = max_header_size
-        self._environment = EnvironmentProxies.from_environ(os.environ) if trust_env else None
+        trusts = flag("trust_env", trust_env)
+        self._environment = EnvironmentProxies.from_environ(os.environ) if trusts else None
         if not self._environment:
             self._environment = None
         self._plain: dict[str, Exchange] = {}
         self._plain_defaults: dict[str, Any] = {}
         self._jar = make_jar(cookies)
         self._cookie_header = None if self._jar is None else self._cookies_for
-        self._address_book = (
-            AddressBook(hostname_mapping, resolver) if hostname_mapping or resolver else None
-        )
+        self._address_book = address_book(hostname_mapping, resolver)
         self._closed = False
 
     @property
@@ -1351,7 +1443,7 @@ class AsyncHTTPClient(Configurable):
     def fetch(
         self,
         request: str | HTTPRequest,
-        callback: Callable[[HTTPResponse], None] | None = None,
+        callback: Callable[[HTTPResponse], None] | bool | None = None,
         raise_error: bool = True,
         **kwargs: Any,
     ) -> asyncio.Future[HTTPResponse]:
@@ -1359,26 +1451,36 @@ class AsyncHTTPClient(Configurable):
 
         `request` is an :class:`HTTPRequest`, or a URL with `kwargs` for one. A status outside
         2xx raises :class:`HTTPError` unless `raise_error` is False; other failures always raise.
-        With `callback`, it is called with the response, failed or not
-        (:attr:`HTTPResponse.error` tells), and nothing is raised.
+        With `callback`, a plain function, it is called with the response, failed or not
+        (:attr:`HTTPResponse.error` tells), and nothing is raised. In the place of `callback`, True
+        or False is `raise_error`, which stands there since Tornado 6.
 
         Cancelling the future aborts the exchange at once.
 
         Raises RuntimeError on a closed client, ValueError for an HTTPRequest together with
-        `kwargs`; every other error comes through the future.
+        `kwargs`, TypeError for a `callback` that cannot be called or is a coroutine function;
+        every other error comes through the future.
         """
         loop = self._bind()
+        notify = None
+        if isinstance(callback, bool):
+            raise_error = callback
+        elif callback is not None:
+            fault = fault_of_callback(callback)
+            if fault is not None:
+                raise TypeError(f"callback {fault}")
+            notify = callback
         if isinstance(request, HTTPRequest):
             if kwargs:
                 raise ValueError("kwargs can't be used if request is an HTTPRequest object")
-            fetch = _Fetch(self, loop, request, callback, raise_error)
+            fetch = _Fetch(self, loop, request, notify, raise_error)
         else:
-            fetch = _Fetch(self, loop, None, callback, raise_error)
+            fetch = _Fetch(self, loop, None, notify, raise_error)
             try:
                 fetch._request = HTTPRequest(request, **kwargs)
             except (TypeError, ValueError) as error:
                 fetch._request = HTTPRequest(request)
-                fetch._fail(error)
+                fetch._fail(_explained(error, kwargs))
                 return fetch
         self._fetches.add(fetch)
         fetch.begin()
@@ -1408,7 +1510,10 @@ class AsyncHTTPClient(Configurable):
                     raise ValueError("kwargs can't be used if request is an HTTPRequest object")
                 made = request
             else:
-                made = HTTPRequest(request, **kwargs)
+                try:
+                    made = HTTPRequest(request, **kwargs)
+                except TypeError as error:
+                    raise _explained(error, kwargs) from None
             if made.streaming_callback is not None:
                 raise ValueError("stream() and streaming_callback exclude each other")
             fetch = _Fetch(self, loop, made, None, False)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from whimbrel.httpclient import HTTPError
+from whimbrel.httpclient import HTTPError, HTTPRequest
 from whimbrel.httputil import HTTPHeaders
 from whimbrel.testing.scripted import ScriptedServer, canned, ok
+
+from .support import basic
 
 CONTROL = [chr(code) for code in range(0x20)] + ["\x7f"]
 NO_TAB = [byte for byte in CONTROL if byte != "\t"]
@@ -337,6 +340,9 @@ async def test_names_that_are_no_tokens(client: Any, name: str) -> None:
         {"body_producer": b"x", "method": "POST"},
         {"json": object(), "method": "POST"},
         {"json": float("nan"), "method": "POST"},
+        {"proxy": "http://127.0.0.1:0"},
+        {"proxy_auth_mode": "ntlm"},
+        {"proxy_auth_mode": ["basic"]},
     ],
     ids=str,
 )
@@ -348,6 +354,81 @@ async def test_values_of_the_wrong_kind(client: Any, arguments: dict[str, Any]) 
         with pytest.raises((ValueError, TypeError)):
             await future
         assert server.connections == []
+
+
+FLAGS = [
+    "allow_ipv6",
+    "allow_nonstandard_methods",
+    "decompress_response",
+    "expect_100_continue",
+    "follow_redirects",
+    "use_gzip",
+    "validate_cert",
+]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+async def test_switches_that_are_text(make_client: Any, name: str) -> None:
+    """Text is no switch: "false", from a file perhaps, would count as true. 0 and 1 are."""
+    shown = "decompress_response" if name == "use_gzip" else name
+    async with ScriptedServer(canned(ok())) as server:
+        for value in ("false", b"0"):
+            with pytest.raises(ValueError, match=f"{shown} must be True or False, not {value!r}"):
+                await make_client().fetch(server.url(), **{name: value})
+            with pytest.raises(ValueError, match=shown):
+                await make_client(defaults={name: value}).fetch(server.url())
+        assert server.connections == []
+        await make_client().fetch(server.url(), **{name: 1})
+        await make_client().fetch(server.url(), **{name: 0})
+
+
+def test_every_switch_is_tested() -> None:
+    hints = inspect.signature(HTTPRequest.__init__).parameters.values()
+    assert sorted(p.name for p in hints if str(p.annotation).startswith("bool")) == FLAGS
+
+
+async def _never_awaited(argument: Any) -> None:
+    raise AssertionError
+
+
+@pytest.mark.parametrize("name", ["header_callback", "prepare_curl_callback", "streaming_callback"])
+async def test_callbacks_that_are_none(client: Any, name: str) -> None:
+    """A callback that cannot be called, or would not be awaited, is refused when it is given."""
+    values: list[Any] = [5, "name", b"x"]
+    if name != "streaming_callback":
+        values.append(_never_awaited)
+    async with ScriptedServer(canned(ok())) as server:
+        for value in values:
+            with pytest.raises(ValueError, match=f"^{name} must be"):
+                await client.fetch(server.url(), **{name: value})
+        assert server.connections == []
+
+
+@pytest.mark.parametrize("arguments", [{}, {"proxy": "http://127.0.0.1:9"}], ids=str)
+async def test_proxy_port_without_proxy_host(
+    make_client: Any, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any]
+) -> None:
+    """A port that would be ignored is refused; beside "" or False it says what it has to."""
+    async with ScriptedServer(canned(ok())) as server:
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        for client in (make_client(trust_env=False), make_client(trust_env=True)):
+            with pytest.raises(ValueError, match="proxy_port needs proxy_host"):
+                await client.fetch(server.url(), proxy_port=3128, **arguments)
+        assert server.connections == []
+        direct = make_client(trust_env=False)
+        await direct.fetch(server.url(), proxy_port=3128, proxy_host="")
+        await direct.fetch(server.url(), proxy_port=3128, proxy=False)
+
+
+async def test_proxy_credentials_without_a_proxy(make_client: Any) -> None:
+    """They may stand in the defaults for the requests that name a proxy; others ignore them."""
+    client = make_client(defaults={"proxy_username": "u", "proxy_password": "p"}, trust_env=False)
+    async with ScriptedServer(canned(ok())) as server:
+        await client.fetch(server.url())
+        await client.fetch(server.url(), proxy_host=server.host, proxy_port=server.port)
+    direct, proxied = server.requests
+    assert direct.get("Proxy-Authorization") is None
+    assert proxied.get("Proxy-Authorization") == basic("u", "p")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -98,6 +99,30 @@ async def test_form(client: Any, form: Any, body: bytes, method: str) -> None:
         await client.fetch(server.url(), method=method, form=form)
     assert server.requests[0].body == body
     assert server.requests[0].get_all("Content-Type") == ["application/x-www-form-urlencoded"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "None"),
+        ([b"x", None], "None"),
+        ({"b": "c"}, "a dict"),
+        ({"b"}, "a set"),
+        (io.BytesIO(b"content"), "a BytesIO"),
+        (bytearray(b"x"), "a bytearray"),
+        ([["nested"]], "a list"),
+    ],
+    ids=["none", "none in a list", "dict", "set", "file", "bytearray", "nested list"],
+)
+@pytest.mark.parametrize("field", ["params", "form"])
+async def test_values_that_have_no_text(client: Any, field: str, value: Any, shown: str) -> None:
+    """None, files and containers are refused: nobody wants "None" or a repr to be sent."""
+    body = {"body": b""} if field == "params" else {}
+    async with ScriptedServer(canned(ok())) as server:
+        for pairs in ({"name": value}, [("name", value)]):
+            with pytest.raises(ValueError, match=f"^{field} has {shown} as the value of 'name'"):
+                await client.fetch(server.url(), method="POST", **body, **{field: pairs})
+        assert server.connections == []
 
 
 async def test_conveniences_in_a_request_object(client: Any) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import errno
+import functools
 import gc
 import logging
 import pickle
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +126,65 @@ async def test_raise_error_false_hides_only_status_errors(client: Any) -> None:
             await client.fetch(server.url(), raise_error=False, method="POST")
     with refused_port() as port, pytest.raises(ConnectionRefusedError):
         await client.fetch(f"http://127.0.0.1:{port}/", raise_error=False)
+
+
+async def test_raise_error_in_second_place(client: Any) -> None:
+    """As in Tornado 6, True or False behind the request is raise_error, in whatever style."""
+    async with ScriptedServer(canned(reply("404 Not Found", b"gone"))) as server:
+        for request in (server.url(), HTTPRequest(server.url())):
+            assert (await client.fetch(request, False)).body == b"gone"
+            with pytest.raises(HTTPError, match="404"):
+                await client.fetch(request, True)
+        with pytest.raises(HTTPError, match="404"):
+            await client.fetch(server.url(), None)
+        assert (await client.fetch(server.url(), None, False)).code == 404
+
+
+class _AsyncCallable:
+    async def __call__(self, response: HTTPResponse) -> None:
+        raise AssertionError("a coroutine that nobody awaits")
+
+
+async def _coroutine(response: HTTPResponse) -> None:
+    raise AssertionError("a coroutine that nobody awaits")
+
+
+@pytest.mark.parametrize(
+    ("callback", "words"),
+    [
+        (5, "not int"),
+        ("name", "not str"),
+        ({"X-Header": "1"}, "not dict"),
+        (_coroutine, "plain function"),
+        (functools.partial(_coroutine), "plain function"),
+        (_AsyncCallable(), "plain function"),
+    ],
+    ids=["int", "str", "dict", "coroutine", "partial", "object"],
+)
+async def test_callback_that_is_none(client: Any, callback: Any, words: str) -> None:
+    """What cannot be called, or would never run, is a TypeError at once, and no socket."""
+    async with ScriptedServer(canned(ok())) as server:
+        for fetch in (
+            lambda: client.fetch(server.url(), callback),
+            lambda: client.fetch(HTTPRequest(server.url()), callback=callback),
+        ):
+            with pytest.raises(TypeError, match=f"^callback must be .*{words}"):
+                fetch()
+        assert server.connections == []
+    assert not client._fetches
+
+
+@pytest.mark.parametrize("path", ["/", "/refused"])
+async def test_the_future_is_done_before_the_callback_is_called(client: Any, path: str) -> None:
+    """Whoever awaits the future goes on before the callback, as in Tornado 5."""
+    order: list[str] = []
+    with refused_port() as port:
+        async with ScriptedServer(canned(ok())) as server:
+            url = server.url() if path == "/" else f"http://127.0.0.1:{port}/"
+            future = client.fetch(url, lambda response: order.append("callback"))
+            future.add_done_callback(lambda future: order.append("future"))
+            await until(lambda: len(order) == 2)
+    assert order == ["future", "callback"]
 
 
 async def _called_back(client: Any, url: str, **arguments: Any) -> HTTPResponse:
@@ -435,6 +496,35 @@ async def test_unknown_method(client: Any) -> None:
     assert [request.method for request in server.requests] == ["PROPFIND"]
 
 
+async def test_method_in_lower_case(client: Any) -> None:
+    """A method is case-sensitive (RFC 9110 section 9.1); one that is not known has a hint."""
+    with pytest.raises(KeyError, match=r"unknown method post; did you mean POST\?"):
+        await client.fetch("http://127.0.0.1:9/", method="post", body=b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("timeout", "request_timeout"),
+        ("verify", "validate_cert"),
+        ("follow_redirect", "follow_redirects"),
+        ("header", "headers"),
+    ],
+)
+async def test_names_that_are_nearly_right(
+    client: Any, client_class: type[Any], name: str, meant: str
+) -> None:
+    """A parameter that does not exist is a TypeError that names the one that was meant."""
+    words = rf"'{name}'; did you mean {meant}\?"
+    with pytest.raises(TypeError, match=words):
+        await client.fetch("http://127.0.0.1:9/", **{name: 1})
+    with pytest.raises(TypeError, match=words):
+        async with client.stream("http://127.0.0.1:9/", **{name: 1}):
+            raise AssertionError("entered")
+    with pytest.raises(ValueError, match=words.replace("; did", ", .*; did")):
+        client_class(force_instance=True, defaults={name: 1})
+
+
 def test_http_input_error_is_no_value_error() -> None:
     """CONTRACT 13: HTTPInputError is not a ValueError."""
     assert not issubclass(HTTPInputError, ValueError)
@@ -463,6 +553,19 @@ async def test_refused(client: Any, backend: str) -> None:
     assert (error.stage, error.retryable, error.proxy) == ("connect", True, None)
     assert error.errno == errno.ECONNREFUSED
     _is_backends_error(error, backend)
+
+
+@pytest.mark.parametrize("kind", ["dead", "missing"])
+async def test_unix_socket_that_nobody_serves(client: Any, tmp_path: Path, kind: str) -> None:
+    """A failure to connect to a Unix socket names its path: the URL's host tells nothing."""
+    path = tmp_path / kind
+    if kind == "dead":
+        with socket.socket(socket.AF_UNIX) as former:
+            former.bind(str(path))
+    error = await error_of(client.fetch("http://any.test/", unix_socket=str(path)))
+    assert isinstance(error, HTTPConnectError)
+    assert isinstance(error, ConnectionRefusedError) == (kind == "dead")
+    assert str(path) in str(error)
 
 
 async def test_name_not_found(client: Any, backend: str) -> None:

@@ -192,6 +192,77 @@ async def test_first_constructions_arguments_count() -> None:
     first.close()
 
 
+@pytest.mark.usefixtures("configured")
+async def test_names_of_later_constructions_count(client_class: type[Any]) -> None:
+    """A name that no argument has is a TypeError even where the instance exists already."""
+    for kind in (AsyncHTTPClient, client_class):
+        first = kind()
+        try:
+            with pytest.raises(TypeError, match=r"'max_client'; did you mean max_clients\?"):
+                kind(max_client=5)
+            known = ["max_clients", "defaults", "trust_env", "cookies", "resolver"]
+            assert kind(**dict.fromkeys(known)) is first
+        finally:
+            first.close()
+
+
+async def test_names_of_a_subclass(client_class: type[Any]) -> None:
+    """A subclass has arguments of its own; if it takes any, it knows best."""
+
+    class Named(client_class):  # type: ignore[misc]
+        def initialize(self, *, name: str = "", max_clients: int = 10) -> None:
+            super().initialize(max_clients=max_clients)
+
+    class Lenient(client_class):  # type: ignore[misc]
+        def initialize(self, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().initialize(**kwargs)
+
+    first, second = Named(name="a"), Lenient(name="a")
+    try:
+        assert Named(name="b") is first
+        assert Lenient(name="b") is second
+        with pytest.raises(TypeError, match="'defaults'"):
+            Named(defaults={})
+    finally:
+        first.close()
+        second.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"hostname_mapping": [("a", "b")]}, "hostname_mapping must be a mapping, not list"),
+        ({"hostname_mapping": "a=b"}, "hostname_mapping must be a mapping, not str"),
+        ({"hostname_mapping": {5: "b"}}, "hostname_mapping has the key 5"),
+        ({"hostname_mapping": {("a", "80"): "b"}}, "hostname_mapping has the key"),
+        ({"hostname_mapping": {("a",): "b"}}, "hostname_mapping has the key"),
+        ({"hostname_mapping": {("a", 80, True, 1): "b"}}, "hostname_mapping has the key"),
+        ({"hostname_mapping": {"a": None}}, r"hostname_mapping\['a'\] must be a host"),
+        ({"hostname_mapping": {"a": ("b",)}}, r"hostname_mapping\['a'\] must be a host"),
+        ({"hostname_mapping": {"a": (b"b", 80)}}, r"hostname_mapping\['a'\] must be a host"),
+        ({"hostname_mapping": {"a": ("b", "80")}}, r"hostname_mapping\['a'\] has the port '80'"),
+        ({"hostname_mapping": {"a": ("b", 0)}}, r"hostname_mapping\['a'\] has the port 0"),
+        ({"hostname_mapping": {"a": ("b", 65536)}}, r"hostname_mapping\['a'\] has the port 65536"),
+        ({"hostname_mapping": {"a": ("b", True)}}, r"hostname_mapping\['a'\] has the port True"),
+        ({"hostname_mapping": {"a": "127.0.0.1:80"}}, "a port goes into a pair"),
+        ({"hostname_mapping": {"a": "b c"}}, r"hostname_mapping\['a'\] has an invalid host"),
+        ({"resolver": object()}, "resolver must have a method resolve"),
+        ({"resolver": "8.8.8.8"}, "resolver must have a method resolve"),
+        ({"defaults": [("user_agent", "x")]}, "defaults must be a mapping, not list"),
+        ({"defaults": "user_agent"}, "defaults must be a mapping, not str"),
+        ({"trust_env": "false"}, "trust_env must be True or False, not 'false'"),
+    ],
+    ids=str,
+)
+async def test_arguments_of_the_wrong_kind(
+    client_class: type[Any], arguments: dict[str, Any], words: str
+) -> None:
+    """What a constructor cannot use is a ValueError that names it, when the client is made."""
+    with pytest.raises(ValueError, match=words):
+        client_class(force_instance=True, **arguments)
+
+
 # -- 3: configure
 
 
@@ -241,6 +312,17 @@ def test_configure_raises_for_a_backend_that_cannot_load() -> None:
     """A backend named in configure() that does not exist raises."""
     with pytest.raises(ImportError):
         AsyncHTTPClient.configure("whimbrel.no_such_httpclient.Client")
+    with pytest.raises(ImportError, match="no backend 'libcurl': use 'curl' or 'simple'"):
+        AsyncHTTPClient.configure("libcurl")
+
+
+@pytest.mark.usefixtures("configured")
+async def test_configure_takes_short_names(client_class: type[Any], backend: str) -> None:
+    """ "curl" and "simple", as on the command line, stand for the backends' dotted names."""
+    AsyncHTTPClient.configure(backend, max_clients=3)
+    made = AsyncHTTPClient(force_instance=True)
+    assert (type(made), made.max_clients) == (client_class, 3)
+    made.close()
 
 
 # -- 4: precedence

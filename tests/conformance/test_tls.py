@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import trustme
 
-from whimbrel.httpclient import HTTPStreamClosedError, HTTPTLSError
+from whimbrel.httpclient import HTTPRequest, HTTPStreamClosedError, HTTPTLSError
 from whimbrel.testing.proxy import ProxyServer
 from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok, silent
 
@@ -265,6 +266,23 @@ async def test_files_that_cannot_be_read(
 
 
 # -- item 7: client certificates
+
+
+async def test_files_named_by_paths(client: Any, certificates: Any) -> None:
+    """What names a file may be a pathlib.Path, and is annotated so."""
+    context = certificates.server_context(client_certs=True)
+    peer = await accepted(
+        client,
+        context,
+        ca_certs=Path(certificates.ca_file),
+        client_cert=Path(certificates.client_cert_file),
+        client_key=Path(certificates.client_key_file),
+    )
+    assert peer.ssl_object is not None
+    assert peer.ssl_object.getpeercert()
+    hints = get_type_hints(HTTPRequest.__init__)
+    for name in ("ca_certs", "client_cert", "client_key"):
+        assert os.PathLike[str] in get_args(hints[name]), name
 
 
 @pytest.mark.parametrize("kind", ["arguments", "dict"])

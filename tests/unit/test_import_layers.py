@@ -52,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
     UPLOAD: {POLICY},
     # The contract and the pipeline.
     CONTRACT: {
+        BACKENDS,
         POLICY,
         HTTPUTIL,
         "whimbrel._loops",

@@ -52,7 +52,6 @@ def basic(text: str) -> str:
         ("[::1]:8080", Proxy("http", "::1", 8080)),
         ("http://127.1:80", Proxy("http", "127.0.0.1", 80)),
         ("http://bücher.example", Proxy("http", "xn--bcher-kva.example", 80)),
-        ("http://p.example:0", Proxy("http", "p.example", 0)),
     ],
 )
 def test_parse(url: str, expected: Proxy) -> None:
@@ -76,6 +75,8 @@ def test_parse(url: str, expected: Proxy) -> None:
         ("http://p.example?q", "path"),
         ("http://p.example:x", "invalid port"),
         ("http://p.example:65536", "invalid port"),
+        ("http://p.example:0", "use 1 to 65535"),
+        ("http://u:hunter2@p.example:00", "use 1 to 65535"),
         ("http://[::1", "malformed IPv6"),
         ("http://p.example\r\nX: y", "control character"),
         ("http://u%0d%0a:p@p.example", "control character"),
@@ -196,7 +197,9 @@ Options = dict[str, Any]
             Proxy("http", "p", 1, "v", "w"),
         ),
         ({"proxy_host": "", "proxy_port": 1}, None),
-        ({"proxy_port": 1, "proxy_username": "v"}, None),
+        ({"proxy": False, "proxy_port": 1}, None),
+        ({"proxy_username": "v", "proxy_password": "w"}, None),
+        ({"proxy_auth_mode": "digest"}, None),
         (
             {"proxy": "http://u:p@p", "proxy_auth_mode": "digest"},
             Proxy("http", "p", 80, "u", "p", "digest"),
@@ -230,6 +233,10 @@ def test_decide(options: Options, expected: Proxy | None, url: Any) -> None:
         ({"proxy": "http://p", "proxy_username": "a:b"}, "':'"),
         ({"proxy": "http://a%3Ab:p@p"}, "':'"),
         ({"proxy": "http://p", "proxy_auth_mode": "x"}, "unknown proxy_auth_mode"),
+        ({"proxy_auth_mode": "x"}, "unknown proxy_auth_mode 'x': use one of"),
+        ({"proxy": False, "proxy_auth_mode": "x"}, "unknown proxy_auth_mode"),
+        ({"proxy_port": 1}, "proxy_port needs proxy_host"),
+        ({"proxy": "http://p", "proxy_port": 1}, "a proxy given as a URL has its port in it"),
     ],
 )
 def test_decide_refused(options: Options, words: str) -> None:

@@ -8,6 +8,7 @@ import gc
 import gzip
 import json
 import re
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -16,17 +17,22 @@ from pathlib import Path
 import pytest
 
 import whimbrel.testing
-from conftest import StrayLogs, open_files
+from conftest import Certificates, StrayLogs, open_files
+from whimbrel import HTTPClient
 from whimbrel.testing import (
+    CLIENT_CERTIFICATE,
+    CLIENT_KEY,
     LOCALHOST_CERTIFICATE,
     Limits,
     OriginServer,
     ProxyServer,
     Reply,
     Request,
+    Socks5Server,
     localhost_context,
     pattern,
     refused_port,
+    threaded,
 )
 from whimbrel.testing._auth import DigestGuard, basic_matches, digest_response, parse_digest
 
@@ -273,6 +279,34 @@ async def test_own_routes_and_failing_handlers(stray_logs: StrayLogs) -> None:
         assert (await client.ask("/hello"))[0] == 500
         stray_logs.expect("whimbrel.testing", "^the handler of /hello failed$")
         assert (await client.ask("/bytes/1"))[0] == 200
+
+
+async def test_handlers_may_be_plain_functions() -> None:
+    def plain(request: Request) -> Reply:
+        return Reply(200, b"plain")
+
+    async with OriginServer(routes={"/plain": plain}) as origin, connect(origin.port) as client:
+        assert await client.get("/plain") == b"plain"
+
+
+async def test_a_handler_that_returns_something_else(stray_logs: StrayLogs) -> None:
+    async with (
+        OriginServer(routes={"/text": lambda request: "text"}) as origin,  # type: ignore[dict-item,return-value]
+        connect(origin.port) as client,
+    ):
+        assert (await client.ask("/text"))[0] == 500
+        (error,) = [record.exc_info[1] for record in stray_logs.records if record.exc_info]
+        assert str(error) == "a handler returns a Reply, not 'text'"
+        stray_logs.expect("whimbrel.testing", "^the handler of /text failed$")
+
+
+@pytest.mark.parametrize("path", ["boom", "/a/b", ""])
+def test_routes_that_could_not_be_asked_for(path: str) -> None:
+    def handler(request: Request) -> Reply:
+        return Reply()
+
+    with pytest.raises(ValueError, match=rf'one path segment, like "/hello", not \'{path}\''):
+        OriginServer(routes={path: handler})
 
 
 async def test_a_client_that_leaves_ends_its_handler() -> None:
@@ -864,6 +898,35 @@ async def test_tls_with_the_certificate_for_localhost() -> None:
                 pass
 
 
+@pytest.mark.parametrize(
+    ("mode", "shows", "is_served"),
+    [
+        (ssl.CERT_OPTIONAL, "ours", True),
+        (ssl.CERT_OPTIONAL, "none", True),
+        (ssl.CERT_OPTIONAL, "another", False),
+        (ssl.CERT_REQUIRED, "ours", True),
+        (ssl.CERT_REQUIRED, "none", False),
+    ],
+)
+async def test_client_certificates(
+    mode: ssl.VerifyMode, shows: str, is_served: bool, tmp_path: Path, certificates: Certificates
+) -> None:
+    context = client_context()
+    if shows == "ours":
+        (tmp_path / "pair.pem").write_bytes(CLIENT_CERTIFICATE + CLIENT_KEY)
+        context.load_cert_chain(tmp_path / "pair.pem")
+    elif shows == "another":
+        context.load_cert_chain(certificates.client_cert_file, certificates.client_key_file)
+    async with OriginServer(localhost_context(mode)) as origin:
+        with (
+            contextlib.nullcontext()
+            if is_served
+            else pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError))
+        ):
+            async with connect(origin.port, context) as client:
+                await client.get("/hello")
+
+
 async def test_a_tunnel_through_a_tls_proxy_ends_with_the_origin(origin: OriginServer) -> None:
     async with (
         ProxyServer(ssl_context=localhost_context()) as proxy,
@@ -897,6 +960,69 @@ async def test_a_server_starts_once_and_closes_twice() -> None:
     await server.close()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", server.port)
+
+
+@pytest.mark.parametrize("kind", [OriginServer, ProxyServer, Socks5Server])
+async def test_the_port_can_be_chosen(kind: type[OriginServer | ProxyServer]) -> None:
+    """One that is taken is an error, after which there may be a second try."""
+    async with kind() as first:
+        second = kind(port=first.port)
+        with pytest.raises(OSError, match=str(first.port)):
+            await second.start()
+    async with second:
+        assert second.port == first.port
+
+
+async def test_servers_show_where_they_are() -> None:
+    origin, proxy = OriginServer(localhost_context()), ProxyServer("alice", "s3cret")
+    assert repr(origin) == "<OriginServer not started>"
+    async with origin, proxy, Socks5Server("alice", "s3cret") as socks:
+        assert repr(origin) == f"<OriginServer https://localhost:{origin.port}>"
+        assert repr(proxy) == f"<ProxyServer http://127.0.0.1:{proxy.port}>"
+        assert repr(socks) == f"<Socks5Server socks5h://127.0.0.1:{socks.port}>"
+    assert repr(proxy) == f"<ProxyServer http://127.0.0.1:{proxy.port}, closed>"
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+@pytest.mark.parametrize("kind", [OriginServer, ProxyServer])
+async def test_closing_while_a_connection_comes_in(
+    kind: type[OriginServer | ProxyServer], turns: int
+) -> None:
+    """Accepted or not, its socket does not outlive the server, and nothing is logged."""
+    before = open_sockets()
+    server = await kind().start()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it is listening, whatever it takes for that
+    with socket.create_connection(("127.0.0.1", server.port)):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.close()
+    gc.collect()
+    assert server.open_connections == 0
+    assert open_sockets() == before
+
+
+def test_a_server_in_a_thread() -> None:
+    """It answers a client that blocks; what it cannot start with is raised here."""
+    with threaded(OriginServer()) as origin, HTTPClient(trust_env=False) as client:
+        assert client.fetch(origin.url("/hello"), request_timeout=10).code == 200
+        assert origin.request_count == 1
+        with (
+            pytest.raises(OSError, match=str(origin.port)),
+            threaded(ProxyServer(port=origin.port)),
+        ):
+            pass
+    assert repr(origin).endswith(", closed>")
+
+
+async def test_closing_from_another_loop() -> None:
+    """It is the server's own loop that does it."""
+    with threaded(OriginServer()) as origin:
+        async with connect(origin.port) as client:
+            await client.get("/hello")
+            await origin.close()
+            assert await client.reader.read() == b""
+        assert origin.open_connections == 0
 
 
 def open_sockets() -> int:

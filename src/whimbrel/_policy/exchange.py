@@ -26,6 +26,7 @@ from whimbrel._policy.proxies import Proxy, decide_proxy
 from whimbrel._policy.timeouts import seconds
 from whimbrel._policy.tls import DEFAULT_TLS, TLS, decide_tls, refuse_control_bytes_in_files
 from whimbrel._policy.urls import URL, check_text, parse_url, refuse_control_bytes
+from whimbrel._policy.values import byte_limit, fault_of_callback, flag
 from whimbrel.httputil import HTTPHeaders, format_timestamp, url_concat
 
 Producer = Callable[[Callable[[bytes], Awaitable[None]]], Any]
@@ -37,6 +38,23 @@ IDEMPOTENT_METHODS = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRAC
 
 AUTH_MODES = ("basic", "digest", "bearer", "negotiate")
 HTTP_VERSIONS = ("1.1", "2", "2-prior-knowledge", "3", "3-only")
+
+_FLAGS = frozenset(
+    (
+        "allow_ipv6",
+        "allow_nonstandard_methods",
+        "decompress_response",
+        "expect_100_continue",
+        "follow_redirects",
+        "validate_cert",
+    )
+)
+_CALLBACKS = {
+    "header_callback": False,
+    "prepare_curl_callback": False,
+    "streaming_callback": True,
+}
+"""Parameters that are called, and whether what they return is awaited."""
 
 
 class Auth(NamedTuple):
@@ -143,13 +161,6 @@ class Exchange:
         return twin
 
 
-def byte_limit(field: str, value: Any) -> int:
-    """Return a limit in bytes; raise ValueError naming `field` unless it is 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{field} must be a number of bytes, 0 or more, not {value!r}")
-    return value
-
-
 def prepare(
     options: Mapping[str, Any],
     environment: EnvironmentProxies | None = None,
@@ -163,6 +174,7 @@ def prepare(
     Raises ValueError naming the parameter, or KeyError for an unknown method.
     """
     get = options.get
+    _check_kinds(options)
     text = get("url")
     if not isinstance(text, str):
         raise ValueError(f"url must be a str, not {type(text).__name__}")
@@ -186,8 +198,11 @@ def prepare(
     if method not in METHODS:
         check_token("method", method)
         if not nonstandard:
+            upper = method.upper()
             raise KeyError(
-                f"unknown method {method}; pass allow_nonstandard_methods=True to send it"
+                f"unknown method {method};"
+                + (f" did you mean {upper}? Or" if upper in METHODS else "")
+                + " pass allow_nonstandard_methods=True to send it"
             )
     fields = caller_fields(get("headers"))
     body_kind = _decide_body(exchange, options, fields)
@@ -286,6 +301,16 @@ def prepare(
     return exchange
 
 
+def _check_kinds(options: Mapping[str, Any]) -> None:
+    """Refuse what would do something else than it says, or nothing, and only later."""
+    for name in _FLAGS & options.keys():
+        flag(name, options[name])
+    for name in _CALLBACKS.keys() & options.keys():
+        fault = fault_of_callback(options[name], is_awaited=_CALLBACKS[name])
+        if fault is not None:
+            raise ValueError(f"{name} {fault}")
+
+
 def _decide_body(
     exchange: Exchange, options: Mapping[str, Any], fields: list[tuple[str, str]]
 ) -> str:
@@ -337,11 +362,20 @@ def _pairs(field: str, arguments: Any) -> list[tuple[str, Any]]:
     pairs = list(arguments.items() if isinstance(arguments, Mapping) else _each(arguments))
     if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
         raise ValueError(f"{field} must be a mapping or pairs of name and value")
-    return [
+    singles = [
         (name, single)
         for name, value in pairs
         for single in (value if isinstance(value, list | tuple) else (value,))
     ]
+    for name, single in singles:
+        # "None", "<_io.BufferedReader name=…>" and the like are what nobody wants to send.
+        if single is None or (isinstance(single, Iterable) and not isinstance(single, str | bytes)):
+            kind = "None" if single is None else f"a {type(single).__name__}"
+            raise ValueError(
+                f"{field} has {kind} as the value of {name!r}: use str, bytes or a number, or"
+                " leave it out"
+            )
+    return singles
 
 
 def _each(arguments: Any) -> Iterable[Any]:

@@ -79,7 +79,7 @@ def parse_proxy_url(url: str, auth_mode: str | None = None, field: str = "proxy"
             f"{field} has a path, which no proxy URL has; percent-encode '/', '?' and '#' in user"
             " name and password"
         )
-    username, password, host, port = parse_authority(authority, field)
+    username, password, host, port = parse_authority(authority, field, lowest_port=1)
     return Proxy(
         scheme,
         host,
@@ -128,6 +128,9 @@ def decide_proxy(
     get = options.get
     given = get("proxy")
     auth_mode = get("proxy_auth_mode")
+    check_auth_mode(auth_mode)  # wrong even where there is no proxy to tell it to
+    if given is not False and "proxy_port" in options and "proxy_host" not in options:
+        raise ValueError("proxy_port needs proxy_host; a proxy given as a URL has its port in it")
     proxy: Proxy | None = None
     if given is not None and given is not False:
         if "proxy_host" in options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import ipaddress
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -17,6 +18,56 @@ class Resolver(Protocol):
 
     def resolve(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> Any:
         """Return ``[(family, sockaddr), …]``, or an awaitable of it."""
+
+
+def address_book(
+    mapping: Mapping[Any, Any] | None, resolver: Resolver | None
+) -> AddressBook | None:
+    """What a client's `hostname_mapping` and `resolver` amount to, None for nothing.
+
+    Raises ValueError naming the argument that cannot be used.
+    """
+    if mapping is not None and not isinstance(mapping, Mapping):
+        raise ValueError(f"hostname_mapping must be a mapping, not {type(mapping).__name__}")
+    for key, target in (mapping or {}).items():
+        if not _is_key(key):
+            raise ValueError(
+                f"hostname_mapping has the key {key!r}: use a host, (host, port) or"
+                " (host, port, use_ssl)"
+            )
+        _destination(key, target, 0)
+    if resolver is not None and not callable(getattr(resolver, "resolve", None)):
+        raise ValueError(
+            "resolver must have a method resolve(host, port, family), which"
+            f" {type(resolver).__name__} has not"
+        )
+    return AddressBook(mapping, resolver) if mapping or resolver is not None else None
+
+
+def _is_key(key: Any) -> bool:
+    if not isinstance(key, tuple):
+        return isinstance(key, str)
+    return len(key) in (2, 3) and all(map(isinstance, key, (str, int, bool)))
+
+
+def _destination(key: Any, target: Any, port: int) -> tuple[str, int]:
+    """Host and port of an entry of hostname_mapping, the URL's port where it has none."""
+    field = f"hostname_mapping[{key!r}]"
+    name = target
+    if isinstance(target, tuple | list) and len(target) == 2:
+        name, port = target
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port <= 65535:
+            raise ValueError(f"{field} has the port {port!r}: use a number from 1 to 65535")
+    if not isinstance(name, str):
+        raise ValueError(f"{field} must be a host, or (host, port), not {target!r}")
+    name = name.strip("[]")
+    if ":" not in name:
+        return normalise_host(name, field), port
+    try:
+        ipaddress.IPv6Address(name)
+    except ValueError:
+        raise ValueError(f"{field} has an invalid host {name!r}; a port goes into a pair") from None
+    return name, port
 
 
 class AddressBook:
@@ -87,13 +138,7 @@ class AddressBook:
     def _mapped(self, host: str, port: int, secure: bool) -> tuple[str, int]:
         for key in ((host, port, secure), (host, port), host):
             if key in self._mapping:
-                target = self._mapping[key]
-                if isinstance(target, str):
-                    target = (target, port)
-                name, number = target
-                name = name.strip("[]")
-                field = "hostname_mapping"
-                return (name if ":" in name else normalise_host(name, field)), number
+                return _destination(key, self._mapping[key], port)
         return host, port
 
     async def _resolve(self, exchange: Exchange, host: str, port: int) -> None:

@@ -115,7 +115,9 @@ def _has_port(url: str) -> bool:
     return url.partition(":")[2][:1].isdigit()
 
 
-def parse_authority(authority: str, field: str) -> tuple[str | None, str | None, str, int | None]:
+def parse_authority(
+    authority: str, field: str, lowest_port: int = 0
+) -> tuple[str | None, str | None, str, int | None]:
     userinfo, at, hostport = authority.rpartition("@")
     username = password = None
     if at:
@@ -135,11 +137,12 @@ def parse_authority(authority: str, field: str) -> tuple[str | None, str | None,
         host = normalise_host(name, field)
     port = None
     if port_text:
-        if not (port_text.isascii() and port_text.isdigit() and int(port_text) <= 65535):
+        is_number = port_text.isascii() and port_text.isdigit()
+        if not is_number or not lowest_port <= int(port_text) <= 65535:
             # Not shown: it may be a password with an unescaped "/" behind it.
             raise ValueError(
-                f"{field} has an invalid port: use 0 to 65535; percent-encode '/', '?', '#' and"
-                " '@' in a user name or password"
+                f"{field} has an invalid port: use {lowest_port} to 65535; percent-encode '/',"
+                " '?', '#' and '@' in a user name or password"
             )
         port = int(port_text)
     return username, password, host, port

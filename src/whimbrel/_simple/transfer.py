@@ -485,6 +485,7 @@ class Transfer:
             self._stall = None
         if self._outgoing is not None:
             self._outgoing.stop()
+            self._outgoing = None  # it knows us: a cycle would keep the body
         if self._download is not None:
             self._download.cancel()
             self._download = None
