@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
+import signal
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 import whimbrel
+from whimbrel import AsyncHTTPClient
 from whimbrel.demo import CHECKS
+from whimbrel.testing.examples import FILES
 
 PASSES = "import sys; from whimbrel.cli import main; sys.exit(main(['demo', *sys.argv[1:]]))"
 
@@ -75,6 +81,13 @@ SHORT = "import whimbrel.demo; whimbrel.demo.CHECKS = whimbrel.demo.CHECKS[-1:]\
 WITHOUT_PYCURL = "import sys; sys.modules['pycurl'] = None\n"
 
 
+# The servers of the examples on free ports: those of the pages may be taken here.
+FREE_PORTS = """
+import functools, whimbrel.demo as demo
+demo.run_servers = functools.partial(demo.run_servers, ports=demo.Ports(0, 0, 0, 0))
+"""
+
+
 async def run(program: str, *arguments: str) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-X", "dev", "-W", "error", "-c", program, *arguments),
@@ -114,6 +127,7 @@ async def test_the_demo_passes_with_a_line_for_every_check_and_backend() -> None
     assert len({line.index(" ms   ") for line in checks}) == 1  # aligned
     assert re.fullmatch(rf"{len(checks)} of {len(checks)} as they should be, .* s", lines[-1])
     assert out.count("200 bodies verified") == 4
+    assert "share this one process" in out
     for error in ("Timeout", "Proxy"):
         assert f"Curl{error}Error at stage" in out
         assert f"HTTP{error}Error at stage" in out
@@ -137,7 +151,11 @@ async def test_the_demo_without_libcurl() -> None:
     for backend in ("curl", "both"):
         code, out, err = await run(WITHOUT_PYCURL + SHORT + PASSES, "--backend", backend)
         assert (code, out) == (4, "")
-        assert re.fullmatch(r"whimbrel: usage: .*pycurl.*\n", without_debug_notes(err))
+        assert without_debug_notes(err).startswith(
+            "whimbrel: usage: the curl backend needs pycurl: pip install pycurl, or use"
+            " --backend simple ("
+        )
+        assert err.count("\n") == 1
 
 
 async def test_the_demo_fails_with_a_failing_check_and_runs_the_others() -> None:
@@ -159,3 +177,65 @@ async def test_the_demo_fails_when_the_proxy_has_no_part_in_it(program: str, bac
     assert (code, without_debug_notes(err)) == (1, "")
     failed = re.findall(rf"^FAIL  {backend} +(.+?)  ", out, re.MULTILINE)
     assert failed == ["concurrent fetches through the proxy", "TLS through the proxy"]
+
+
+# -- the servers of the examples
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+async def test_serving_the_examples(tmp_path: Path, end: signal.Signals) -> None:
+    """It says what is where, and that is there; a signal ends it in order."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "dev", "-W", "error", "-c", FREE_PORTS + PASSES, "--serve"),
+        env={"PYTHONPATH": str(Path(whimbrel.__file__).parents[1])},
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        told = (await process.stdout.readuntil(b"Ctrl-C ends it.\n")).decode()
+        urls = re.findall(r"^  ([a-z0-9]+://localhost:\d+) ", told, re.MULTILINE)
+        origin, secure, proxy, socks = urls
+        assert f"{', '.join(FILES)} are in {tmp_path}\n" in told
+        assert contents(tmp_path) == FILES
+        async with AsyncHTTPClient(force_instance=True, trust_env=False) as client:
+            assert (await client.fetch(f"{origin}/hello")).code == 200
+            for one in (proxy, socks):
+                response = await client.fetch(
+                    f"{secure}/hello",
+                    proxy=one.replace("://", "://alice:secret@"),
+                    ca_certs=str(tmp_path / "ca.pem"),
+                )
+                assert response.code == 200
+        process.send_signal(end)
+        _, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    assert (process.returncode, without_debug_notes(err.decode())) == (0, "")
+
+
+async def test_serving_where_it_cannot_be_done(tmp_path: Path) -> None:
+    """A port or a name that is taken is one line, and nothing is left behind."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        program = FREE_PORTS.replace("(0, 0, 0, 0)", f"(0, 0, {port}, 0)") + PASSES
+        code, out, err = await run(program, "--serve", str(tmp_path / "new"))
+    reason = os.strerror(errno.EADDRINUSE)
+    assert (code, out) == (1, "")
+    assert without_debug_notes(err) == f"whimbrel: serve: port {port} of 127.0.0.1: {reason}\n"
+    assert contents(tmp_path) == {}
+
+    mine = tmp_path / "client.key"
+    mine.write_text("my own")
+    code, out, err = await run(FREE_PORTS + PASSES, "--serve", str(tmp_path))
+    assert (code, out) == (1, "")
+    message = f"whimbrel: serve: {mine}: there is another file of this name\n"
+    assert without_debug_notes(err) == message
+    assert mine.read_text() == "my own"

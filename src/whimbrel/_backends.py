@@ -15,8 +15,21 @@ BACKENDS: Final = {
 
 def load(name: str) -> type[Any]:
     """The class of a backend. Raises ImportError where it cannot be had, saying why."""
-    backend: type[Any] = import_object(BACKENDS[name])
+    try:
+        backend: type[Any] = import_object(BACKENDS[name])
+    except ImportError as error:
+        if name != "curl":
+            raise
+        raise ImportError(
+            f"the curl backend needs pycurl: pip install pycurl, or use --backend simple ({error})"
+        ) from error
     return backend
+
+
+def name_of(kind: type[Any]) -> str | None:
+    """The name of the backend whose class this is; None for any other."""
+    dotted = f"{kind.__module__}.{kind.__qualname__}"
+    return next((name for name, backend in BACKENDS.items() if backend == dotted), None)
 
 
 def loadable() -> list[str]:

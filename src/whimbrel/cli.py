@@ -10,8 +10,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from whimbrel._cli.failures import Exit, Failure, failure_of, report
+
+if TYPE_CHECKING:
+    from whimbrel._cli.arguments import DemoOptions
 
 __all__ = ["main", "run", "tornado_main"]
 
@@ -39,21 +43,27 @@ def _whimbrel(argv: Sequence[str]) -> int:
     import asyncio
 
     from whimbrel._cli.arguments import parse, parse_demo
-    from whimbrel.httpclient import AsyncHTTPClient
 
     if argv and argv[0] == "demo":
-        backends = parse_demo(argv[1:])
-        from whimbrel.demo import run_demo
-
-        return run_demo(backends=backends)
+        return _demo(parse_demo(argv[1:]))
     options = parse(argv)
     if options is None:
         return Exit.OK
-    if options.backend is not None:
-        AsyncHTTPClient.configure(options.backend)
     from whimbrel._cli.fetching import fetch_all
 
     return asyncio.run(fetch_all(options))
+
+
+def _demo(options: DemoOptions) -> int:
+    from whimbrel.demo import run_demo, run_servers
+
+    if options.serve is None:
+        return run_demo(backends=options.backends)
+    try:
+        return run_servers(options.serve)
+    except OSError as error:
+        about = f"{error.filename}: " if error.filename else ""
+        raise Failure(Exit.DEMO, "serve", f"{about}{error.strerror or error}") from error
 
 
 def _guarded(command: Callable[[], int]) -> int:

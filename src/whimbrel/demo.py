@@ -3,16 +3,20 @@
 An origin, an https origin and a proxy with authentication from `whimbrel.testing` run in this
 process; each backend in turn fetches from them. Every check verifies what came back (bodies, and
 what the servers counted) and prints one line; those that show a failure demand the right error.
+
+`whimbrel demo --serve` runs what the examples of the documentation talk to instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
 from whimbrel._backends import load, loadable
@@ -32,6 +36,7 @@ from whimbrel.testing import (
     pattern,
     refused_port,
 )
+from whimbrel.testing.examples import FILES, Ports, example_servers, write_files
 
 USERNAME: Final = "alice"
 PASSWORD: Final = "secret"
@@ -43,6 +48,10 @@ _NAME_WIDTH: Final = 42
 # A fetch through our own proxy holds six descriptors of this one process.
 _DESCRIPTORS_PER_FETCH: Final = 8
 _DESCRIPTORS_WANTED: Final = 4096
+
+_ONE_PROCESS: Final = """
+Client, origins and proxy share this one process, and their time. So the figures below are mostly
+the servers', and no measure of a backend: docs/benchmarks.md has those."""
 
 
 class Unexpected(Exception):
@@ -102,6 +111,40 @@ def run_demo(
     return asyncio.run(_demo(classes, checks, fetches, out or sys.stdout))
 
 
+def run_servers(folder: str = ".", *, ports: Ports | None = None, out: TextIO | None = None) -> int:
+    """Run the servers of the documentation's examples until SIGINT or SIGTERM; return 0.
+
+    Args:
+        folder: where the files that the examples read are written; it is made if missing.
+        ports: None are the ports that the pages name.
+        out: where it says what is where; None is stdout.
+
+    Raises:
+        FileExistsError: the folder holds another file of the name of one of them.
+        OSError: a port is taken, or a file cannot be written.
+    """
+    return asyncio.run(_serve(Path(folder).resolve(), ports or Ports(), out or sys.stdout))
+
+
+async def _serve(folder: Path, ports: Ports, out: TextIO) -> int:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    async with example_servers(ports) as (origin, secure, proxy, socks):
+        write_files(folder)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, ended.set)
+        print(f"whimbrel {__version__}: the servers of the documentation's examples\n", file=out)
+        for url, what in (
+            (f"http://localhost:{origin.port}", "an origin: /hello, /bytes/1000, /redirect/3, ..."),
+            (f"https://localhost:{secure.port}", "the same, with the certificate of ca.pem"),
+            (f"http://localhost:{proxy.port}", f"an HTTP proxy for {USERNAME}:{PASSWORD}"),
+            (f"socks5h://localhost:{socks.port}", f"a SOCKS 5 proxy for {USERNAME}:{PASSWORD}"),
+        ):
+            print(f"  {url:<25} {what}", file=out)
+        print(f"\n{', '.join(FILES)} are in {folder}\nCtrl-C ends it.", file=out, flush=True)
+        await ended.wait()
+    return 0
+
+
 async def _demo(
     backends: Mapping[str, type[AsyncHTTPClient]],
     checks: Sequence[Check],
@@ -119,6 +162,7 @@ async def _demo(
         print(f"whimbrel {__version__} demo", file=out)
         print(f"origins {origin.url('')} and {secure.url('')}", file=out)
         print(f"proxy   {proxy.url} (credentials wanted)", file=out)
+        print(_ONE_PROCESS, file=out)
         with refused_port() as refused:
             for name, kind in backends.items():
                 print(file=out, flush=True)

@@ -21,7 +21,8 @@ import pytest
 from command_line import Ran, run, started
 
 from whimbrel import __version__
-from whimbrel._cli.failures import Exit
+from whimbrel._cli.failures import Exit, Failure
+from whimbrel._cli.fetching import _with_suggestion
 from whimbrel.testing import (
     LOCALHOST_CERTIFICATE,
     OriginServer,
@@ -356,6 +357,7 @@ async def test_text_of_the_peer_is_escaped() -> None:
         (["-x", "gopher://u:secret@h:1", "x"], "proxy .*'gopher'.*"),
         (["-u", "alice", "x"], "-u: no password: give USER:PASSWORD or set WHIMBREL_PASSWORD"),
         (["demo", "--nosuch"], ".*--nosuch.*"),
+        (["demo", "--serve", "--backend", "curl"], ".*not allowed with argument --serve.*"),
     ],
 )
 async def test_bad_usage_opens_no_socket(arguments: list[str], message: str) -> None:
@@ -393,7 +395,39 @@ async def test_backends(origin: OriginServer, secure: OriginServer, backend: str
 
 async def test_what_only_libcurl_can_do(secure: OriginServer) -> None:
     ran = await run("--backend", "simple", "--http3", secure.url("/hello"))
-    failed(ran, 4, "usage: http_version '3': .*CurlAsyncHTTPClient.*")
+    line = "usage: the simple backend speaks HTTP/1.1 only: for HTTP/3 use --backend curl"
+    failed(ran, 4, line)
+    assert (await run("--backend", "simple", "--http1.1", "-k", secure.url("/hello"))).code == 0
+
+
+async def test_a_misspelt_sub_command() -> None:
+    """It is a host like any other, and where there is none, what was meant is suggested."""
+    ran = await run("--connect-timeout", "5", "-x", "", "demmo")
+    assert ran.code in (6, 28)  # a resolver may be slow to say no
+    assert re.fullmatch(r"whimbrel: dns: .*demmo.*; did you mean `whimbrel demo`\?\n", ran.err), (
+        ran.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "stage", "suggested"),
+    [
+        ("demmo", "dns", True),
+        ("Demo", "dns", True),
+        ("demo", "connect", True),
+        ("demo", "response", False),
+        ("demo.example", "dns", False),
+        ("demo:80", "dns", False),
+        ("demo/x", "dns", False),
+        ("http://demo", "dns", False),
+        ("localhost", "dns", False),
+    ],
+)
+def test_when_a_sub_command_is_suggested(given: str, stage: str, suggested: bool) -> None:
+    failure = Failure(Exit.DNS, stage, "it failed")
+    with_suggestion = _with_suggestion(failure, given)
+    assert ("did you mean" in str(with_suggestion)) is suggested
+    assert (with_suggestion.exit, with_suggestion.stage) == (Exit.DNS, stage)
 
 
 # Output

@@ -1,16 +1,9 @@
 """Runs a page's Python blocks against servers on loopback, and compares what they print.
 
-The pages name these servers, and nothing else is changed in a block but the port numbers (behind
-``localhost:`` and ``proxy_port=``):
-
-    localhost:8888   an origin (whimbrel.testing.OriginServer), http
-    localhost:8443   the same, https, with the certificate ca.pem
-    localhost:3128   an http proxy that wants alice:secret
-    localhost:1080   a SOCKS 5 proxy that wants alice:secret
-    localhost:9      a port that refuses
-
-Blocks run in a folder that holds ca.pem, client.pem, client.key and upload.bin. The rules for pages
-stand in docs/internals/documentation.md.
+The pages name the servers of whimbrel.testing.examples, and ``localhost:9``, a port that refuses.
+Nothing is changed in a block but the port numbers (behind ``localhost:`` and ``proxy_port=``).
+Blocks run in a folder that holds the files of that module. The rules for pages stand in
+docs/internals/documentation.md.
 """
 
 from __future__ import annotations
@@ -27,9 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pages import Block, blocks, page_name
-from socks5 import Socks5Server
 
-from whimbrel.testing import OriginServer, ProxyServer, refused_port
+from whimbrel.testing import refused_port
+from whimbrel.testing.examples import Ports, example_servers
 
 _RUNNER: Final = Path(__file__).with_name("run_page.py")
 _ADDRESS = re.compile(r"(localhost:|proxy_port=)(\d+)")
@@ -40,33 +33,12 @@ class Problem(AssertionError):
 
 
 @contextlib.asynccontextmanager
-async def servers(certificates: Any) -> AsyncIterator[dict[str, int]]:
+async def servers() -> AsyncIterator[dict[str, int]]:
     """Start the servers; gives the real port for each that stands on the pages."""
-    context = certificates.server_context()
-    async with contextlib.AsyncExitStack() as stack:
-        origin = await stack.enter_async_context(OriginServer())
-        secure = await stack.enter_async_context(OriginServer(context))
-        proxy = await stack.enter_async_context(ProxyServer("alice", "secret"))
-        socks = await stack.enter_async_context(Socks5Server("alice", "secret"))
-        refused = stack.enter_context(refused_port())
-        yield {
-            "8888": origin.port,
-            "8443": secure.port,
-            "3128": proxy.port,
-            "1080": socks.port,
-            "9": refused,
-        }
-
-
-def fill(folder: Path, certificates: Any) -> None:
-    """Put the files into `folder` that the pages mention."""
-    for name, source in (
-        ("ca.pem", certificates.ca_file),
-        ("client.pem", certificates.client_cert_file),
-        ("client.key", certificates.client_key_file),
-    ):
-        (folder / name).write_bytes(Path(source).read_bytes())
-    (folder / "upload.bin").write_bytes(bytes(range(256)) * 1000)
+    with refused_port() as refused:
+        async with example_servers(Ports(0, 0, 0, 0)) as running:
+            real = {str(shown): one.port for shown, one in zip(Ports(), running, strict=True)}
+            yield {**real, "9": refused}
 
 
 async def run_page(page: Path, folder: Path, ports: dict[str, int], before: str = "") -> None:

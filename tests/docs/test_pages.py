@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import page_runner
 import pytest
 from pages import DOCS, ROOT, all_pages, anchors, blocks, links, page_name, prose
 
 from backends import BACKENDS, KNOWN_DIFFERENCES
+from whimbrel.testing.examples import FILES, Ports, write_files
 
 RUNNABLE = [
     page
@@ -21,10 +22,10 @@ RUNNABLE = [
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=page_name)
-async def test_examples_run_as_shown(page: Path, certificates: Any, tmp_path: Path) -> None:
+async def test_examples_run_as_shown(page: Path, tmp_path: Path) -> None:
     """Every Python block of the page runs, and prints what the page shows."""
-    page_runner.fill(tmp_path, certificates)
-    async with page_runner.servers(certificates) as ports:
+    write_files(tmp_path)
+    async with page_runner.servers() as ports:
         await page_runner.run_page(page, tmp_path, ports)
 
 
@@ -38,13 +39,11 @@ OF_LIBCURL = {
 @pytest.mark.parametrize(
     "page", [page for page in RUNNABLE if page_name(page) not in OF_LIBCURL], ids=page_name
 )
-async def test_examples_run_on_the_simple_backend_too(
-    page: Path, certificates: Any, tmp_path: Path
-) -> None:
+async def test_examples_run_on_the_simple_backend_too(page: Path, tmp_path: Path) -> None:
     """What a page shows does not depend on the backend, down to the words of errors."""
-    page_runner.fill(tmp_path, certificates)
+    write_files(tmp_path)
     choice = f"import whimbrel\nwhimbrel.AsyncHTTPClient.configure({BACKENDS['simple']!r})\n"
-    async with page_runner.servers(certificates) as ports:
+    async with page_runner.servers() as ports:
         await page_runner.run_page(page, tmp_path, ports, before=choice)
 
 
@@ -66,6 +65,30 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"{link} does not exist"
         assert target.is_relative_to(ROOT), f"{link} leaves the repository"
         assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+# Names that are written in lower case wherever they stand.
+LOWER_CASE = ("whimbrel", "libcurl", "pycurl", "asyncio", "uvloop")
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=page_name)
+def test_paragraphs_are_whole(page: Path) -> None:
+    """One that begins in lower case has lost its beginning, unless that is the heading above."""
+    before = ""
+    for paragraph in filter(None, re.split(r"\n{2,}", prose(page).strip("\n"))):
+        is_whole = not paragraph[0].islower() or paragraph.startswith(LOWER_CASE)
+        assert is_whole or before.startswith("#"), paragraph
+        before = paragraph
+
+
+@pytest.mark.parametrize("name", ["cli.md", "internals/documentation.md"])
+def test_servers_and_files_of_the_examples_are_named(name: str) -> None:
+    """The pages that list them list all."""
+    page = (DOCS / name).read_text()
+    for port in Ports():
+        assert f"localhost:{port}` |" in page
+    for file in FILES:
+        assert f"`{file}`" in page
 
 
 def test_index_names_every_page() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import page_runner
 from pages import README, ROOT, blocks
+
+from whimbrel.testing.examples import write_files
 
 COMMANDS = {
     "demo": "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/whimbrel demo",
@@ -16,10 +17,10 @@ COMMANDS = {
 }
 
 
-async def test_examples_run_as_shown(certificates: Any, tmp_path: Path) -> None:
+async def test_examples_run_as_shown(tmp_path: Path) -> None:
     """Every Python block of README runs, and prints what README shows."""
-    page_runner.fill(tmp_path, certificates)
-    async with page_runner.servers(certificates) as ports:
+    write_files(tmp_path)
+    async with page_runner.servers() as ports:
         await page_runner.run_page(README, tmp_path, ports)
 
 

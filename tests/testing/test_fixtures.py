@@ -44,6 +44,7 @@ async def test_mock(mock_http):
     assert (await AsyncHTTPClient().fetch("http://api.test/")).json() == [1]
     with pytest.raises(UnexpectedRequest):
         await AsyncHTTPClient().fetch("http://api.test/other")
+    mock_http.unexpected.clear()
 
 def test_mock_without_a_loop(mock_http):
     mock_http.route("GET", "http://api.test/", MockResponse(json=[2]))
@@ -119,6 +120,79 @@ def test_a_backend_that_cannot_be_imported_is_left_out(project: pytest.Pytester)
     result = run(project, "auto", "-v")
     assert "[curl]" not in result.stdout.str()
     assert result.ret == pytest.ExitCode.OK
+
+
+def test_servers_answer_code_that_blocks(project: pytest.Pytester) -> None:
+    """Without a loop, and on the loop of the test, which stands still meanwhile."""
+    project.makepyfile(
+        """
+        import threading
+        import pytest
+        from whimbrel import HTTPClient
+        from whimbrel.testing import LOCALHOST_CERTIFICATE
+
+        def fetch(secure_origin_server, proxy_server):
+            with HTTPClient(trust_env=False) as client:
+                response = client.fetch(
+                    secure_origin_server.url("/stream/100000"),
+                    proxy=proxy_server.url,
+                    ca_certs=LOCALHOST_CERTIFICATE,
+                    request_timeout=10,
+                )
+            assert len(response.body) == 100_000
+            assert secure_origin_server.request_count == proxy_server.tunnel_count == 1
+
+        def test_without_a_loop(secure_origin_server, proxy_server):
+            fetch(secure_origin_server, proxy_server)
+
+        async def test_on_the_loop_of_the_test(secure_origin_server, proxy_server):
+            fetch(secure_origin_server, proxy_server)
+
+        async def test_closing_one_early(origin_server, http_client):
+            url = origin_server.url("/hello")
+            await http_client.fetch(url)
+            await origin_server.close()
+            with pytest.raises(ConnectionRefusedError):
+                await http_client.fetch(url)
+
+        def test_no_thread_is_left():
+            assert threading.enumerate() == [threading.main_thread()]
+        """
+    )
+    run(project, "auto").assert_outcomes(passed=3 + len(loadable()))
+
+
+def test_a_swallowed_unexpected_request_fails_the_test(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        from whimbrel import AsyncHTTPClient
+
+        async def swallow():
+            try:
+                await AsyncHTTPClient().fetch("http://api.test/")
+            except BaseException:
+                pass
+
+        async def test_swallowed(mock_http):
+            await swallow()
+
+        async def test_expected(mock_http):
+            await swallow()
+            mock_http.unexpected.clear()
+        """
+    )
+    result = run(project, "auto")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*UnexpectedRequest: no route for GET http://api.test/*"])
+
+
+def test_without_pytest_asyncio(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy is named."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    project.makepyfile(pytest_asyncio="raise ModuleNotFoundError(name='pytest_asyncio')")
+    result = project.runpytest_subprocess("-p", "no:cacheprovider")
+    result.stderr.fnmatch_lines(["*needs pytest-asyncio: pip install pytest-asyncio*"])
+    assert result.ret != pytest.ExitCode.OK
 
 
 def test_the_client_is_closed_and_the_configuration_restored(project: pytest.Pytester) -> None:

@@ -129,6 +129,69 @@ def test_responses_that_are_none(arguments: dict[str, Any], message: str) -> Non
         MockResponse(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"status": "200"}, "status must be an int such as 200, not '200'"),
+        ({"status": b"x"}, "status must be an int"),
+        ({"body": 5}, "an iterable of bytes, not 5"),
+        ({"body": None}, "an iterable of bytes, not None"),
+        ({"body": bytearray(b"x")}, "not bytearray"),
+        ({"body": {"a": 1}}, "use json= for {'a': 1}"),
+        ({"body": [b"a", "b"]}, "pieces of a body are bytes, functions or errors, not 'b'"),
+        ({"json": {1}}, "json: Object of type set is not JSON serializable: {1}"),
+        ({"headers": [1]}, "headers are pairs of name and value; 1 is none"),
+        ({"headers": ["ab"]}, "headers are pairs of name and value; 'ab' is none"),
+        ({"headers": "A: b"}, "a mapping or pairs of name and value, not 'A: b'"),
+        ({"headers": 5}, "a mapping or pairs of name and value, not 5"),
+        ({"reason": b"OK"}, "reason must be a str, not b'OK'"),
+        ({"after": 5}, r"event.wait \(without parentheses\) .*, not 5"),
+    ],
+)
+def test_responses_of_the_wrong_kinds(arguments: dict[str, Any], message: str) -> None:
+    """They are refused where they are made, and the remedy is named."""
+    with pytest.raises(TypeError, match=message):
+        MockResponse(**arguments)
+
+
+def test_a_coroutine_where_a_function_is_due() -> None:
+    """``after=event.wait()``: refused, and without the warning that nobody has awaited it."""
+    with pytest.raises(TypeError, match="without parentheses"):
+        MockResponse(after=asyncio.sleep(0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("GET", 5), "a target is a URL, a compiled pattern or a function .*, not 5"),
+        (("GET", MockResponse()), "a target is a URL, .*, not <MockResponse 200>"),
+        (("GET", MockResponse), "a target is a URL, .*, not <class"),
+        (("GET", re.compile(b"x")), "a target's pattern is one of str, not b'x'"),
+        ((5, URL), r'the method comes first: route\("GET", target, \*answers\).*; not 5'),
+        (("GET", URL, {"a": 1}), r"not {'a': 1}; use MockResponse\(json=…\)"),
+        (("GET", URL, "text"), r"not 'text'; use MockResponse\(body=…\)"),
+        (("GET", URL, 503), r"not 503; use MockResponse\(status\)"),
+        (("GET", URL, [MockResponse()]), r"use route\(method, target, first, second\)"),
+        (("GET", URL, MockResponse(), OSError), r"OSError\(…\), not the class OSError"),
+        (("GET", URL, MockResponse), r"MockResponse\(…\), not the class MockResponse"),
+    ],
+)
+def test_routes_of_the_wrong_kinds(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        MockRoutes().route(*arguments)
+
+
+@pytest.mark.parametrize("rest", [(MockResponse(),), (URL,)])
+def test_the_method_forgotten(rest: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"the method comes first: .*; '{URL}' is none"):
+        MockRoutes().route(URL, *rest)
+
+
+def test_a_method_that_is_none() -> None:
+    with pytest.raises(ValueError, match="method 'G T' holds characters"):
+        MockRoutes().route("G T", URL)
+
+
 async def test_handlers(mock: MockRoutes, mocked: AsyncHTTPClient) -> None:
     """A plain or a coroutine function makes the answer, and sees the whole request."""
 
@@ -227,6 +290,21 @@ async def test_methods(mock: MockRoutes, mocked: AsyncHTTPClient) -> None:
     mock.route("DELETE", URL, always(b"deleted"))
     assert (await mocked.fetch(URL, method="DELETE")).body == b"deleted"
     assert (await mocked.fetch(URL, method="PUT", body=b"")).body == b"any"
+    mock.route("put", URL, always(b"lower case"))
+    assert (await mocked.fetch(URL, method="PUT", body=b"")).body == b"lower case"
+
+
+async def test_the_routes_show_themselves(mock: MockRoutes, mocked: AsyncHTTPClient) -> None:
+    assert repr(mock) == "<MockRoutes none>"
+    mock.route("GET", URL)
+    mock.route(None, re.compile("x.*"), MockResponse(), MockResponse(500))
+    await mocked.fetch(URL)
+    assert repr(mock) == f"<MockRoutes any method x.* (asked 0 times); GET {URL} (asked 1 times)>"
+
+
+async def test_header_values_may_be_bytes(mock: MockRoutes, mocked: AsyncHTTPClient) -> None:
+    mock.route("GET", URL, MockResponse(headers=[("X-A", b"\xe9")]))  # type: ignore[list-item]
+    assert (await mocked.fetch(URL)).headers["X-A"] == "\xe9"
 
 
 async def test_the_newest_route_wins(mock: MockRoutes, mocked: AsyncHTTPClient) -> None:
@@ -262,10 +340,12 @@ async def test_the_unexpected(mock: MockRoutes, mocked: AsyncHTTPClient) -> None
         "\n  GET http://api.test/ (asked 1 times)"
     )
     assert caught.value.request is mock.requests[1] is mock.unexpected[0]
-    with pytest.raises(UnexpectedRequest, match=r"other\.test"):
-        mock.assert_all_called()
+    for check in (mock.assert_all_called, mock.assert_all_expected):
+        with pytest.raises(UnexpectedRequest, match=r"other\.test"):
+            check()
     mock.reset()
     mock.assert_all_called()
+    mock.assert_all_expected()
     assert not mock.requests
     with pytest.raises(UnexpectedRequest, match="routes: none"):
         await mocked.fetch(URL)
@@ -538,11 +618,12 @@ async def test_async_iterables_as_bodies(mock: MockRoutes, mocked: AsyncHTTPClie
     await closed.wait()
 
 
-@pytest.mark.parametrize("body", [["text"], [None]])
+@pytest.mark.parametrize("piece", ["text", None])
 async def test_bodies_of_the_wrong_type(
-    mock: MockRoutes, mocked: AsyncHTTPClient, body: Any
+    mock: MockRoutes, mocked: AsyncHTTPClient, piece: Any
 ) -> None:
-    mock.route("GET", URL, MockResponse(body=body))
+    """What cannot be told before the body is iterated."""
+    mock.route("GET", URL, MockResponse(body=iter([piece])))
     with pytest.raises(TypeError, match="a body comes as bytes, not"):
         await mocked.fetch(URL)
 

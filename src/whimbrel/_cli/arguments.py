@@ -29,9 +29,9 @@ class Options:
     """What to fetch and what to do with it.
 
     Attributes:
-        urls: as given; "http://" is put before those without a scheme.
+        urls: as given, some without a scheme.
         outputs: one file name per URL, "-" for stdout; empty: all to stdout.
-        backend: dotted name of a client class; None is the default backend.
+        backend: the name of a backend; None is the default one.
         request: keyword arguments for `HTTPRequest`, the same for every URL.
         include: print the response's header lines before the body.
         follow, fail, timing, verbose, silent: as the options of these names.
@@ -97,9 +97,9 @@ def _exit_codes() -> str:
 def _parser() -> _Parser:
     parser = _Parser(
         prog="whimbrel",
-        usage="whimbrel [options] URL...\n       whimbrel demo [--backend NAME]",
+        usage="whimbrel [options] URL...\n       whimbrel demo [--backend NAME | --serve [FOLDER]]",
         description="Fetch URLs over HTTP, through proxies if asked to. `whimbrel demo` shows what "
-        "it does, on loopback.",
+        "it does, on loopback; `whimbrel demo --serve` runs the servers of the examples.",
         epilog=f"""environment:
   {PASSWORD_VARIABLE}        the password, where -u gives a user name only
   {PROXY_PASSWORD_VARIABLE}  the password, where -U or the -x URL gives a user name only
@@ -207,9 +207,9 @@ def parse(argv: Sequence[str]) -> Options | None:
     if given.outputs and len(given.outputs) != len(given.urls):
         parser.error(f"{len(given.outputs)} -o for {len(given.urls)} URLs: give one for each")
     return Options(
-        urls=[url if "://" in url else f"http://{url}" for url in given.urls],
+        urls=given.urls,
         outputs=given.outputs,
-        backend=None if given.backend is None else BACKENDS[given.backend],
+        backend=given.backend,
         request=_request(given, parser),
         include=given.include or given.head,
         follow=given.location,
@@ -220,8 +220,22 @@ def parse(argv: Sequence[str]) -> Options | None:
     )
 
 
-def parse_demo(argv: Sequence[str]) -> list[str] | None:
-    """Parse what follows ``whimbrel demo``; the names of the backends, None for all that load.
+@dataclass(frozen=True)
+class DemoOptions:
+    """What ``whimbrel demo`` is to do.
+
+    Attributes:
+        backends: names of those to use, in turn; None is every one that can be loaded.
+        serve: the folder for the files of the examples, whose servers are to be run instead of
+            the demo; None runs the demo.
+    """
+
+    backends: Sequence[str] | None = None
+    serve: str | None = None
+
+
+def parse_demo(argv: Sequence[str]) -> DemoOptions:
+    """Parse what follows ``whimbrel demo``.
 
     Raises:
         Failure: usage.
@@ -233,15 +247,24 @@ def parse_demo(argv: Sequence[str]) -> list[str] | None:
         "and check every answer. Exit code 1 when something did not do what it should.",
         allow_abbrev=False,
     )
-    parser.add_argument(
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
         "--backend",
         choices=(*BACKENDS, "both"),
         help="the client to use; without it every one that can be loaded, in turn",
     )
-    given: str | None = parser.parse_args(argv).backend
-    if given == "both":
-        return list(BACKENDS)
-    return None if given is None else [given]
+    group.add_argument(
+        "--serve",
+        nargs="?",
+        const=".",
+        metavar="FOLDER",
+        help="run the servers that the examples of the documentation talk to, until Ctrl-C, and "
+        "write their files into FOLDER, or this one",
+    )
+    given = parser.parse_args(argv)
+    if given.backend is None:
+        return DemoOptions(serve=given.serve)
+    return DemoOptions(tuple(BACKENDS) if given.backend == "both" else (given.backend,))
 
 
 def version_text() -> str:

@@ -35,6 +35,7 @@ class Exit(IntEnum):
         return member
 
     OK = 0, "success"
+    DEMO = 1, "demo: not everything did what it should"
     USAGE = 2, "bad arguments, or a request that cannot be made"
     CAPABILITY = 4, "the backend, or this libcurl, cannot do what was asked"
     PROXY = 5, "the proxy cannot be reached (stage proxy-connect)"
@@ -65,7 +66,7 @@ class Failure(Exception):
 
     Attributes:
         exit: the exit code it asks for.
-        stage: a stage of `HTTPError`, or "usage", "read", "write".
+        stage: a stage of `HTTPError`, or "usage", "read", "write", "serve".
     """
 
     def __init__(self, exit: Exit, stage: str, message: str) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from typing import Final
 
+from whimbrel._backends import load, name_of
 from whimbrel._cli.arguments import Options
 from whimbrel._cli.failures import Exit, Failure, failure_of, printable, report
 from whimbrel._cli.output import Progress, Sink, amount, open_sink
@@ -22,6 +25,7 @@ _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _SECRET_FIELDS: Final = frozenset(
     ("authorization", "cookie", "proxy-authorization", "set-cookie", "set-cookie2")
 )
+_SUBCOMMANDS: Final = ("demo",)
 
 
 async def fetch_all(options: Options) -> int:
@@ -31,15 +35,17 @@ async def fetch_all(options: Options) -> int:
 
     Raises:
         BrokenPipeError: nobody reads stdout any more.
-        Failure: the backend cannot be used.
+        Failure, ImportError: the backend cannot be used, or not for this.
     """
     code: int = Exit.OK
+    kind = AsyncHTTPClient if options.backend is None else load(options.backend)
     with _cancelled_by_sigterm() as terminated:
         try:
-            async with AsyncHTTPClient(force_instance=True, max_clients=1) as client:
-                for index, url in enumerate(options.urls):
+            async with kind(force_instance=True, max_clients=1) as client:
+                _check_version(client, options.request.get("http_version"))
+                for index, given in enumerate(options.urls):
                     output = options.outputs[index] if options.outputs else "-"
-                    outcome = await _attempt(client, options, url, output)
+                    outcome = await _attempt(client, options, given, output)
                     code = code or outcome
         except asyncio.CancelledError:
             if not terminated:
@@ -66,7 +72,8 @@ def _cancelled_by_sigterm() -> Iterator[list[int]]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _attempt(client: AsyncHTTPClient, options: Options, url: str, output: str) -> int:
+async def _attempt(client: AsyncHTTPClient, options: Options, given: str, output: str) -> int:
+    url = given if "://" in given else f"http://{given}"
     try:
         await _fetch(client, options, url, output)
     except BrokenPipeError:
@@ -75,9 +82,30 @@ async def _attempt(client: AsyncHTTPClient, options: Options, url: str, output: 
         failure = failure_of(error)
         if failure is None:
             raise
+        failure = _with_suggestion(failure, given)
         report(failure, about=shown(url) if len(options.urls) > 1 else "")
         return failure.exit
     return Exit.OK
+
+
+def _check_version(client: AsyncHTTPClient, version: str | None) -> None:
+    """Say it in terms of options, where the client would speak of classes."""
+    if name_of(type(client)) == "simple" and version not in (None, "1.1"):
+        raise Failure(
+            Exit.CAPABILITY,
+            "usage",
+            f"the simple backend speaks HTTP/1.1 only: for HTTP/{version[0]} use --backend curl",
+        )
+
+
+def _with_suggestion(failure: Failure, given: str) -> Failure:
+    """Add what was perhaps meant, where a single word was not found as a host."""
+    if failure.stage not in ("dns", "connect") or not re.fullmatch(r"\w+", given):
+        return failure
+    near = difflib.get_close_matches(given.lower(), _SUBCOMMANDS, n=1)
+    if not near:
+        return failure
+    return Failure(failure.exit, failure.stage, f"{failure}; did you mean `whimbrel {near[0]}`?")
 
 
 async def _fetch(client: AsyncHTTPClient, options: Options, url: str, output: str) -> None:

@@ -18,6 +18,7 @@ RECORDED_REQUESTS: Final = 1000
 RECORDED_BODY: Final = 64 * 1024
 
 _ACCEPT_RETRY_SECONDS: Final = 0.05
+_ACCEPTS_PER_WAKE_UP: Final = 64
 
 Fields = Sequence[tuple[str, str]]
 """Header fields as pairs of name and value, decoded as Latin-1."""
@@ -98,15 +99,21 @@ class Refusal(Exception):
 class LoopbackServer:
     """A listening socket on 127.0.0.1; see the subclasses.
 
-    Use it as an async context manager, or call `start()` and `close()`.
+    Use it as an async context manager, or call `start()` and `close()`; `threaded` of
+    `whimbrel.testing` runs it where no loop runs.
 
     Args:
         ssl_context: a server-side context; None speaks plain TCP.
         limits: see `Limits`.
+        port: the TCP port to listen on; 0 is a free one.
     """
 
     def __init__(
-        self, *, ssl_context: ssl.SSLContext | None = None, limits: Limits | None = None
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        limits: Limits | None = None,
+        port: int = 0,
     ) -> None:
         self.limits = limits or Limits()
         self.connection_count = 0
@@ -118,10 +125,13 @@ class LoopbackServer:
         self.requests: deque[RecordedRequest] = deque(maxlen=RECORDED_REQUESTS)
         """The latest requests, oldest first; at most 1,000 are kept."""
         self._ssl_context = ssl_context
-        self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
-        self._room = asyncio.Semaphore(self.limits.connections)
+        self._wanted_port = port
         self._port = 0
+        self._loop: asyncio.AbstractEventLoop | None = None  # from start() on
+        self._listener: socket.socket | None = None
+        self._watching = False
+        self._retry: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     @property
     def port(self) -> int:
@@ -144,29 +154,36 @@ class LoopbackServer:
         """How clients should name it: "localhost" with TLS, else "127.0.0.1"."""
         return "localhost" if self._ssl_context else "127.0.0.1"
 
+    def __repr__(self) -> str:
+        where = f"{self.scheme}://{self.host}:{self._port}" if self._port else "not started"
+        return f"<{type(self).__name__} {where}{', closed' * self._is_closed}>"
+
     async def start(self) -> Self:
-        """Listen on a free port of 127.0.0.1.
+        """Listen on 127.0.0.1.
 
         Raises:
             RuntimeError: it was started before.
+            OSError: the port cannot be had.
         """
-        if self._listener is not None or self._port:
+        if self._loop is not None:
             raise RuntimeError(f"{type(self).__name__} was started before")
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._listener = socket.create_server(("127.0.0.1", self._wanted_port), backlog=1024)
         self._listener.setblocking(False)
         self._port = self._listener.getsockname()[1]
-        self._accepting = asyncio.create_task(self._accept(self._listener))
+        self._loop = asyncio.get_running_loop()
+        self._watch()
         return self
 
     async def close(self) -> None:
-        """Stop listening and drop every connection. Idempotent."""
-        accepting, self._accepting = self._accepting, None
-        if accepting is not None:
-            accepting.cancel()
-            await asyncio.wait([accepting])
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        """Stop listening and drop every connection. Idempotent, and allowed on any loop."""
+        if self._loop is None or self._is_closed:
+            return
+        if self._loop is asyncio.get_running_loop():
+            await self._close()
+        else:
+            done = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+            await asyncio.wrap_future(done)
+        self._is_closed = True
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -179,6 +196,15 @@ class LoopbackServer:
     ) -> None:
         await self.close()
 
+    async def _close(self) -> None:
+        """What `close` does, on the server's loop."""
+        self._look_away()
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
     def _adopt(self, sock: socket.socket, address: Any, number: int) -> None:
         """Take over a connection, the `number`-th; `_gone` is to be called once, at its end."""
         raise NotImplementedError
@@ -186,7 +212,7 @@ class LoopbackServer:
     def _gone(self) -> None:
         """A connection has ended: another may be accepted."""
         self.open_connections -= 1
-        self._room.release()
+        self._watch()
 
     def _record(self, head: RequestHead, connection: int, body: bytes, size: int) -> None:
         """Count a request that came on connection number `connection`, and remember it."""
@@ -203,20 +229,48 @@ class LoopbackServer:
             )
         )
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._room.acquire()
+    # Accepting, by a reader of our own: loop.sock_accept(), cancelled while a connection is being
+    # accepted, loses its socket.
+
+    @property
+    def _has_room(self) -> bool:
+        return self.open_connections < self.limits.connections
+
+    def _watch(self) -> None:
+        """Look for connections, as long as there is room, and none has just failed."""
+        if self._watching or self._listener is None or self._retry is not None:
+            return
+        if self._has_room and self._loop is not None:
+            self._loop.add_reader(self._listener, self._accept)
+            self._watching = True
+
+    def _look_away(self) -> None:
+        if self._watching and self._listener is not None and self._loop is not None:
+            self._loop.remove_reader(self._listener)
+        self._watching = False
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_WAKE_UP):
+            if self._listener is None:
+                return
+            if not self._has_room:
+                self._look_away()
+                return
             try:
-                sock, address = await loop.sock_accept(listener)
+                sock, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
             except OSError as error:  # out of descriptors, most likely: others may be closed soon
-                self._room.release()
                 log.warning("cannot accept a connection: %s", error)
-                await asyncio.sleep(_ACCEPT_RETRY_SECONDS)
-                continue
-            except asyncio.CancelledError:
-                self._room.release()
-                raise
+                self._look_away()
+                assert self._loop is not None
+                self._retry = self._loop.call_later(_ACCEPT_RETRY_SECONDS, self._try_again)
+                return
+            sock.setblocking(False)
             self.connection_count += 1
             self.open_connections += 1
             self._adopt(sock, address, self.connection_count)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._watch()

@@ -4,8 +4,10 @@ In the top-level ``conftest.py``::
 
     pytest_plugins = ["whimbrel.testing.fixtures"]
 
-They need pytest and pytest-asyncio, in auto or strict mode. A test that uses `http_client` runs
-once for each backend that can be imported here. Redefine `whimbrel_backend` to choose::
+They need pytest and pytest-asyncio, in auto or strict mode. The servers run in threads of their
+own, so that they also answer code that blocks the test's loop, or has none. A test that uses
+`http_client` runs once for each backend that can be imported here. Redefine `whimbrel_backend` to
+choose::
 
     @pytest.fixture(params=["simple"])
     def whimbrel_backend(request):
@@ -17,11 +19,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import pytest_asyncio
+
+try:
+    import pytest_asyncio
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "whimbrel.testing.fixtures needs pytest-asyncio: pip install pytest-asyncio"
+    ) from error
 
 from whimbrel._backends import load, loadable
 from whimbrel.httpclient import AsyncHTTPClient
 from whimbrel.testing._certificate import localhost_context
+from whimbrel.testing._threads import threaded
 from whimbrel.testing.mock import MockRoutes, mock_client
 from whimbrel.testing.origin import OriginServer
 from whimbrel.testing.proxy import ProxyServer
@@ -49,29 +58,34 @@ async def http_client(whimbrel_backend: str) -> AsyncIterator[AsyncHTTPClient]:
         AsyncHTTPClient._restore_configuration(saved)
 
 
-@pytest_asyncio.fixture
-async def origin_server() -> AsyncIterator[OriginServer]:
+@pytest.fixture
+def origin_server() -> Iterator[OriginServer]:
     """An `OriginServer`, http."""
-    async with OriginServer() as server:
+    with threaded(OriginServer()) as server:
         yield server
 
 
-@pytest_asyncio.fixture
-async def secure_origin_server() -> AsyncIterator[OriginServer]:
+@pytest.fixture
+def secure_origin_server() -> Iterator[OriginServer]:
     """An `OriginServer`, https; clients need ``ca_certs=LOCALHOST_CERTIFICATE``."""
-    async with OriginServer(localhost_context()) as server:
+    with threaded(OriginServer(localhost_context())) as server:
         yield server
 
 
-@pytest_asyncio.fixture
-async def proxy_server() -> AsyncIterator[ProxyServer]:
+@pytest.fixture
+def proxy_server() -> Iterator[ProxyServer]:
     """A `ProxyServer` that lets everybody through."""
-    async with ProxyServer() as server:
+    with threaded(ProxyServer()) as server:
         yield server
 
 
 @pytest.fixture
 def mock_http() -> Iterator[MockRoutes]:
-    """The routes of `mock_client`: while the test runs, no client opens a socket."""
+    """The routes of `mock_client`: while the test runs, clients that it makes open no socket.
+
+    A request without a route fails the test at its end, should the program have swallowed the
+    `UnexpectedRequest`; ``mock_http.unexpected.clear()`` says that it was expected after all.
+    """
     with mock_client() as routes:
         yield routes
+    routes.assert_all_expected()

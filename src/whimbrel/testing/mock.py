@@ -97,6 +97,7 @@ class MockResponse:
         after: called and awaited before the response begins, ``event.wait`` for instance.
 
     Raises:
+        TypeError: a value of another kind, or one that JSON does not know.
         ValueError: a status that is not final, `body` and `json` together, or characters that HTTP
             does not allow in a field.
     """
@@ -109,19 +110,42 @@ class MockResponse:
     after: Callable[[], Awaitable[object]] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.status, int):
+            raise TypeError(f"status must be an int such as 200, not {self.status!r}")
         if not 200 <= self.status <= 999:
             raise ValueError(f"status must be a final one, 200 to 999, not {self.status!r}")
         if self.json is not None and self.body != b"":
             raise ValueError("only one of body and json may be given")
-        for name, value in self._pairs():
-            check_token("header name", name)
-            check_value(f"header {name}", value)
+        _check_body(self.body)
+        try:
+            jsonlib.dumps(self.json)
+        except TypeError as error:
+            raise TypeError(f"json: {error}: {self.json!r}") from None
+        self._pairs()
         if self.reason is not None:
+            if not isinstance(self.reason, str):
+                raise TypeError(f"reason must be a str, not {self.reason!r}")
             check_value("reason", self.reason)
+        if self.after is not None and not callable(self.after):
+            if inspect.iscoroutine(self.after):
+                self.after.close()  # or it would warn that nobody has awaited it
+            raise TypeError(
+                "after is a function that is called and awaited, such as event.wait (without"
+                f" parentheses) or lambda: asyncio.sleep(1), not {self.after!r}"
+            )
 
     def _pairs(self) -> list[tuple[str, str]]:
         given = self.headers
-        return list(given.items() if isinstance(given, Mapping) else given)
+        pairs = given.items() if isinstance(given, Mapping) else given
+        if isinstance(pairs, str | bytes) or not isinstance(pairs, Iterable):
+            raise TypeError(f"headers are a mapping or pairs of name and value, not {given!r}")
+        checked = []
+        for pair in pairs:
+            if not isinstance(pair, Sequence) or isinstance(pair, str | bytes) or len(pair) != 2:
+                raise TypeError(f"headers are pairs of name and value; {pair!r} is none")
+            name = check_token("header name", pair[0])
+            checked.append((name, check_value(f"header {name}", pair[1])))
+        return checked
 
     def _content(self) -> bytes | Iterable[Piece] | AsyncIterable[bytes]:
         if self.json is not None:
@@ -148,6 +172,19 @@ class MockResponse:
 
     def __repr__(self) -> str:
         return f"<MockResponse {self.status}>"
+
+
+def _check_body(body: object) -> None:
+    """Refuse what cannot be a body, as far as can be told without iterating."""
+    if isinstance(body, bytes | str | AsyncIterable):
+        return
+    if isinstance(body, Mapping):
+        raise TypeError(f"body must be bytes, a str or pieces of bytes: use json= for {body!r}")
+    if isinstance(body, bytearray | memoryview) or not isinstance(body, Iterable):
+        raise TypeError(f"body must be bytes, a str or an iterable of bytes, not {body!r}")
+    for piece in body if isinstance(body, Sequence) else ():
+        if not (isinstance(piece, bytes | BaseException) or callable(piece)):
+            raise TypeError(f"pieces of a body are bytes, functions or errors, not {piece!r}")
 
 
 Handler = Callable[[MockRequest], MockResponse | Awaitable[MockResponse]]
@@ -185,7 +222,10 @@ class Route:
 
     def __init__(self, method: str | None, target: Target, answers: Sequence[Answer]) -> None:
         self.requests: list[MockRequest] = []
-        self._method = method
+        self._method = _checked_method(method)
+        _check_target(target)
+        for answer in answers:
+            _check_answer(answer)
         # Normalised as the URL of a request is.
         self._target = parse_url(target).href if isinstance(target, str) else target
         self._answers = tuple(answers) or (MockResponse(),)
@@ -228,6 +268,48 @@ class Route:
         return f"<Route {self}>"
 
 
+def _checked_method(method: object) -> str | None:
+    if method is None:
+        return None
+    how = 'route("GET", target, *answers), or None for any method'
+    if not isinstance(method, str):
+        raise TypeError(f"the method comes first: {how}; not {method!r}")
+    if "/" in method:
+        raise ValueError(f"the method comes first: {how}; {method!r} is none")
+    return check_token("method", method).upper()
+
+
+def _check_target(target: object) -> None:
+    if isinstance(target, re.Pattern):
+        if isinstance(target.pattern, bytes):
+            raise TypeError(f"a target's pattern is one of str, not {target.pattern!r}")
+    elif not isinstance(target, str) and (isinstance(target, type) or not callable(target)):
+        raise TypeError(
+            "a target is a URL, a compiled pattern or a function that is given the request, not"
+            f" {target!r}"
+        )
+
+
+def _check_answer(answer: object) -> None:
+    if isinstance(answer, type):
+        raise TypeError(
+            f"an answer is an instance, {answer.__name__}(…), not the class {answer.__name__}"
+        )
+    if isinstance(answer, MockResponse | BaseException) or callable(answer):
+        return
+    remedy = "MockResponse(json=…)"
+    if isinstance(answer, str | bytes):
+        remedy = "MockResponse(body=…)"
+    elif isinstance(answer, int):
+        remedy = "MockResponse(status)"
+    elif isinstance(answer, list | tuple):
+        remedy = "route(method, target, first, second) for several"
+    raise TypeError(
+        "an answer is a MockResponse, an exception or a function that is given the request, not"
+        f" {answer!r}; use {remedy}"
+    )
+
+
 class MockRoutes:
     """The routes of mock clients, and the requests that they have made.
 
@@ -249,12 +331,13 @@ class MockRoutes:
         the route is passed over. Without any the answer is an empty 200.
 
         Args:
-            method: the method, upper case as it is sent; None for any.
+            method: the method, in upper case, which it is changed to; None for any.
             target: see `Target`.
             answers: see `Answer`.
 
         Raises:
-            ValueError: `target` is a str and no absolute http or https URL.
+            TypeError: one of them is of another kind.
+            ValueError: `target` is a str and no absolute http or https URL, or `method` is none.
         """
         route = Route(method, target, answers)
         self._routes.insert(0, route)
@@ -267,17 +350,29 @@ class MockRoutes:
             UnexpectedRequest: there was a request without a route; an `except` may have hidden it.
             AssertionError: a route is not done, see `Route.is_done`.
         """
-        if self.unexpected:
-            raise UnexpectedRequest(self.unexpected[0], self._routes)
+        self.assert_all_expected()
         waiting = [route for route in self._routes if not route.is_done]
         if waiting:
             raise AssertionError("not called:" + "".join(f"\n  {route}" for route in waiting))
+
+    def assert_all_expected(self) -> None:
+        """Check that nothing was asked for which there is no route.
+
+        Raises:
+            UnexpectedRequest: there was; an `except` may have hidden it.
+        """
+        if self.unexpected:
+            raise UnexpectedRequest(self.unexpected[0], self._routes)
 
     def reset(self) -> None:
         """Forget all routes and requests."""
         self.requests.clear()
         self.unexpected.clear()
         self._routes.clear()
+
+    def __repr__(self) -> str:
+        routes = "; ".join(map(str, self._routes)) or "none"
+        return f"<MockRoutes {routes}>"
 
     def answer(self, request: MockRequest) -> Answer:
         """Record a request and find its answer.
@@ -320,8 +415,10 @@ def mock_client() -> Iterator[MockRoutes]:
     """Make ``AsyncHTTPClient()`` and ``HTTPClient()`` mock clients while the block lasts.
 
     Gives the routes that all of them share. At the end what was configured before is restored, and
-    the loops' shared mock clients are closed. Clients that were made before the block are not
-    touched by it.
+    the loops' shared mock clients are closed.
+
+    Clients that were made before the block are not touched by it, and **go to the network** within
+    it too: a program under test has to make its client, or ask for the shared one, in the block.
     """
     routes = MockRoutes()
     made: weakref.WeakSet[AsyncHTTPClient] = weakref.WeakSet()

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import inspect
 import json
 import logging
 import socket
@@ -112,7 +113,8 @@ class Reply:
     length: int | None = None
 
 
-Handler = Callable[[Request], Awaitable[Reply]]
+Handler = Callable[[Request], Reply | Awaitable[Reply]]
+"""Makes the reply to a request: a function, or a coroutine function."""
 
 
 class OriginServer(LoopbackServer):
@@ -124,6 +126,10 @@ class OriginServer(LoopbackServer):
         routes: handlers by first path segment ("/hello"), over and above the built-in ones. What a
             handler raises is logged and answered with 500.
         limits: see `Limits`.
+        port: the TCP port to listen on; 0 is a free one.
+
+    Raises:
+        ValueError: a route's path is not a slash and one segment.
     """
 
     def __init__(
@@ -132,8 +138,14 @@ class OriginServer(LoopbackServer):
         *,
         routes: Mapping[str, Handler] | None = None,
         limits: Limits | None = None,
+        port: int = 0,
     ) -> None:
-        super().__init__(ssl_context=ssl_context, limits=limits)
+        super().__init__(ssl_context=ssl_context, limits=limits, port=port)
+        for path in routes or ():
+            if not path.startswith("/") or "/" in path[1:]:
+                raise ValueError(
+                    f'a route is "/" and one path segment, like "/hello", not {path!r}'
+                )
         seconds = self.limits.request_time
         self._server = HTTPServer(
             _Requests(self),
@@ -173,9 +185,8 @@ class OriginServer(LoopbackServer):
         """
         return f"{self.scheme}://{host or self.host}:{self.port}{path}"
 
-    async def close(self) -> None:
-        """Stop listening, drop every connection and cancel every handler. Idempotent."""
-        await super().close()
+    async def _close(self) -> None:
+        await super()._close()
         await self._server.close_all_connections(timeout=0)
         tasks = list(self._tasks)
         for task in tasks:
@@ -186,7 +197,6 @@ class OriginServer(LoopbackServer):
     def _adopt(self, sock: socket.socket, address: Any, number: int) -> None:
         self._numbers[address] = number
         try:
-            sock.setblocking(False)
             self._server._accepted(sock, address)
         except OSError as error:  # it has left already
             log.debug("OriginServer: no connection: %s", error)
@@ -229,7 +239,11 @@ class OriginServer(LoopbackServer):
         if handler is None:
             return Reply(404, b"no such path\n", _TEXT)
         try:
-            return await handler(Request(head, parts.path, tuple(rest), query, body))
+            made = handler(Request(head, parts.path, tuple(rest), query, body))
+            made = await made if inspect.isawaitable(made) else made
+            if not isinstance(made, Reply):
+                raise TypeError(f"a handler returns a Reply, not {made!r}")
+            return made
         except Refusal as error:
             return Reply(error.status, f"{error}\n".encode(), _TEXT)
         except Exception:

@@ -13,31 +13,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 from collections.abc import AsyncIterator
 from ssl import SSLContext
-from typing import Any, Final, NamedTuple
-from urllib.parse import quote, urlsplit
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from whimbrel._http1.errors import IncompleteError, ProtocolError
 from whimbrel._http1.framing import CHUNKED, CLOSE, LENGTH, NONE
 from whimbrel._http1.protocol import Head, Role
 from whimbrel.testing._auth import basic_matches
-from whimbrel.testing._channel import (
-    PIECE,
-    Channel,
-    Connection,
-    fields_of,
-    leave,
-    request_of,
-)
-from whimbrel.testing._server import Limits, LoopbackServer, Refusal, RequestHead
+from whimbrel.testing._channel import Channel, Connection, fields_of, request_of
+from whimbrel.testing._forwarding import ForwardingServer, Streams, connect, drop, relay
+from whimbrel.testing._server import Limits, Refusal, RequestHead
 
 log = logging.getLogger("whimbrel.testing")
 
 REALM: Final = "whimbrel proxy"
 
-_CONNECT_SECONDS: Final = 10.0
 # RFC 9110 section 7.6.1, and the proxy's own business.
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -54,10 +46,8 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 
-_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-
-class ProxyServer(LoopbackServer):
+class ProxyServer(ForwardingServer):
     """The proxy described in this module's docstring.
 
     Args:
@@ -65,6 +55,7 @@ class ProxyServer(LoopbackServer):
             through, a `password` of None is the empty one.
         ssl_context: a server-side context makes it an HTTPS proxy; None speaks plain HTTP.
         limits: see `Limits`.
+        port: the TCP port to listen on; 0 is a free one.
     """
 
     def __init__(
@@ -74,89 +65,27 @@ class ProxyServer(LoopbackServer):
         *,
         ssl_context: SSLContext | None = None,
         limits: Limits | None = None,
+        port: int = 0,
     ) -> None:
-        super().__init__(ssl_context=ssl_context, limits=limits)
-        self._username = username
-        self._password = password or ""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.tunnel_count = 0
-        """CONNECT tunnels established so far."""
+        super().__init__(username, password, ssl_context=ssl_context, limits=limits, port=port)
         self.forward_count = 0
         """Requests forwarded so far, CONNECT not counted."""
-        self.refused_count = 0
-        """Requests answered with 407 so far."""
 
-    @property
-    def url(self) -> str:
-        """Where it listens, as a proxy URL without credentials."""
-        return f"{self.scheme}://{self.host}:{self.port}"
-
-    @property
-    def url_with_credentials(self) -> str:
-        """`url` with user name and password, percent-encoded; `url` when it asks for none."""
-        if self._username is None:
-            return self.url
-        user, password = quote(self._username, safe=""), quote(self._password, safe="")
-        return f"{self.scheme}://{user}:{password}@{self.host}:{self.port}"
-
-    async def close(self) -> None:
-        """Stop listening and drop every connection. Idempotent."""
-        await super().close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
-    # A connection is one task. It owns its socket from the accept on, the TLS handshake included,
-    # so that ending the task ends the connection in every phase.
-
-    def _adopt(self, sock: socket.socket, address: Any, number: int) -> None:
-        task = asyncio.create_task(self._own(sock, number))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._gone()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: a connection failed", type(self).__name__, exc_info=error)
-
-    async def _own(self, sock: socket.socket, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=PIECE, loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        try:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, sock, ssl=self._ssl_context
-            )
-        except OSError as error:  # the peer left at once, or its TLS handshake failed
-            log.debug("%s: no connection: %s", type(self).__name__, error)
-            sock.close()
-            return
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        connection = Connection(Role.SERVER, reader, writer, self.limits.head)
-        try:
-            # The peer vanished, or was late (TimeoutError is an OSError).
-            with contextlib.suppress(OSError, IncompleteError):
-                await self._serve_or_refuse(connection, number)
-            await leave(writer)
-        finally:
-            # No effect after an orderly close; after a cancellation the socket goes at once.
-            writer.transport.abort()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+    async def _serve(self, near: Streams, number: int) -> None:
+        connection = Connection(Role.SERVER, *near, self.limits.head)
+        with contextlib.suppress(IncompleteError):  # the client vanished
+            await self._serve_or_refuse(connection, number)
 
     async def _serve_or_refuse(self, connection: Connection, number: int) -> None:
         try:
-            await self._serve(connection, number)
+            await self._serve_requests(connection, number)
         except IncompleteError:
             raise
         except (Refusal, ProtocolError) as error:
             log.debug("%s: %s", type(self).__name__, error)
             await connection.refuse(error.status)
 
-    async def _serve(self, connection: Connection, number: int) -> None:
+    async def _serve_requests(self, connection: Connection, number: int) -> None:
         """Serve requests until one side wants to close, or one becomes a tunnel."""
         while True:
             async with asyncio.timeout(self.limits.request_time):
@@ -205,18 +134,14 @@ class ProxyServer(LoopbackServer):
     async def _tunnel(self, connection: Connection, head: Head) -> None:
         """RFC 9110 section 9.3.6: blind, both ways, until both sides have ended."""
         host, _, port = head.target.rpartition(":")
-        reader, writer = await _open(host.strip("[]"), int(port))
+        far = await _open(host.strip("[]"), int(port))
         try:
             await connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
             self.tunnel_count += 1
-            writer.write(connection.protocol.take_rest())
-            async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(_pump(connection.reader, writer))
-                pumps.create_task(_pump(reader, connection.writer))
-        except* OSError:
-            pass  # one side broke: the finally below and our caller break the other
+            far[1].write(connection.protocol.take_rest())
+            await relay((connection.reader, connection.writer), far)
         finally:
-            await _drop(writer)
+            await drop(far[1])
 
     async def _forward(self, connection: Connection, head: Head, request: RequestHead) -> None:
         """Send one request on and its response back."""
@@ -227,7 +152,7 @@ class ProxyServer(LoopbackServer):
             origin = Channel(Role.CLIENT, reader, writer, self.limits.head)
             await self._exchange(connection, head, destination, origin)
         finally:
-            await _drop(writer)
+            await drop(writer)
 
     async def _exchange(
         self, connection: Connection, head: Head, destination: _Destination, origin: Channel
@@ -340,35 +265,15 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def _open(host: str, port: int) -> _Streams:
+async def _open(host: str, port: int) -> Streams:
     """Connect to an origin.
 
     Raises:
         Refusal: 502, or 504 when it took too long.
     """
     try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            return await asyncio.open_connection(host, port, limit=PIECE)
+        return await connect(host, port)
     except TimeoutError as error:
         raise Refusal(504, "the origin cannot be reached in time") from error
     except (OSError, OverflowError, UnicodeError) as error:
         raise Refusal(502, "the origin cannot be reached") from error
-
-
-async def _drop(writer: asyncio.StreamWriter) -> None:
-    try:
-        await leave(writer)
-    finally:
-        writer.transport.abort()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while piece := await reader.read(PIECE):
-        writer.write(piece)
-        await writer.drain()
-    if writer.can_write_eof():
-        writer.write_eof()
-    else:
-        writer.close()  # TLS knows no half-close
