@@ -174,7 +174,7 @@ class Baseline:
         }
         return {kind: things for kind, things in found.items() if things}
 
-    async def restored(self, within: float = 3.0) -> None:
+    async def restored(self, within: float = 10.0) -> None:
         """Wait until all is back; AssertionError with the surplus after `within` seconds.
 
         libcurl is closed by a thread, so the files may follow a little later.
