@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 # Profiles whose plans are remembered.
-_REMEMBERED = 512
+_PLANS = 512
 # Seconds for which the timer of the deadlines outlives the last request: one made anew for each
 # would cost more than a request's other bookkeeping.
 _LINGER = 1.0
@@ -79,7 +79,7 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
     def _plan_of(self, profile: Profile) -> Plan:
         plan = self._plans.get(profile)
         if plan is None:
-            if len(self._plans) >= _REMEMBERED:
+            if len(self._plans) >= _PLANS:
                 self._plans.clear()
             plan = self._plans[profile] = Plan(profile)
         return plan

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shortage import no_descriptors
+from whimbrel._policy.exchange import prepare
 from whimbrel.httpclient import (
     HTTPError,
     HTTPLimitError,
@@ -592,3 +593,78 @@ async def test_matrix_35_reset_before_the_response(client: Any) -> None:
         assert isinstance(error, ConnectionError)
         assert error.stage == "response"
         assert len(server.requests) == 1
+
+
+# -- small things on which both backends agree
+
+
+FORBIDDEN = {
+    "204 with Content-Length 5": b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n",
+    "both Content-Length and Transfer-Encoding": _fields(
+        CHUNKED, "Content-Length: 2", body=chunked(b"ok")
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+async def test_what_was_sent_is_told(client: Any, what: str) -> None:
+    """A reply that is forbidden, rather than malformed, is an error that says what it was."""
+    async with ScriptedServer(respond(FORBIDDEN[what], then="close")) as server:
+        error = await error_of(client.fetch(server.url()))
+        assert isinstance(error, HTTPProtocolError)
+        assert error.message.startswith(f"{server.address} sent {what}")
+
+
+@pytest.mark.parametrize("nonstandard", [False, True])
+async def test_connect_is_no_method_to_fetch(client: Any, nonstandard: bool) -> None:
+    """A tunnel has no response; the error says what makes one."""
+    async with ScriptedServer(canned(ok())) as server:
+        with pytest.raises(ValueError, match=r"CONNECT.*proxy="):
+            await client.fetch(
+                server.url(), method="CONNECT", allow_nonstandard_methods=nonstandard
+            )
+        assert server.connections == []
+
+
+@pytest.mark.parametrize("name", ["request_timeout", "connect_timeout", "stall_timeout"])
+async def test_time_outs_below_a_millisecond(name: str) -> None:
+    """They are a millisecond; 0 stays none."""
+    given = {"url": "http://a.test/", "user_agent": "", "max_body_size": 0}
+    for seconds, meant in ((1e-9, 0.001), (0.0004, 0.001), (0.002, 0.002), (0, 0)):
+        exchange = prepare({**given, name: seconds})
+        found = exchange.profile if name == "stall_timeout" else exchange
+        assert getattr(found, name) == meant
+
+
+@pytest.mark.parametrize("body", [b"body", [b"bo", b"dy"]], ids=["bytes", "list"])
+async def test_stage_while_100_is_awaited(client: Any, body: Any) -> None:
+    """The body is still to be sent."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_head()
+        await peer.closed()
+
+    async with ScriptedServer(handler) as server:
+        error = await error_of(
+            client.fetch(
+                server.url(),
+                method="PUT",
+                body=body,
+                expect_100_continue=True,
+                request_timeout=0.3,
+            )
+        )
+        assert isinstance(error, HTTPTimeoutError)
+        assert (error.stage, error.retryable) == ("send", True)
+        assert [request.body for request in server.requests] == [b""]
+
+
+async def test_pretransfer_of_a_kept_connection(client: Any) -> None:
+    """Nothing is looked up or connected; the request begins at some moment all the same."""
+    async with ScriptedServer(canned(ok())) as server:
+        await client.fetch(server.url())
+        response = await client.fetch(server.url())
+        assert response.reused
+        times = response.time_info
+        assert times["namelookup"] == times["connect"] == 0
+        assert 0 < times["pretransfer"] <= times["starttransfer"]

@@ -147,9 +147,14 @@ def test_auth_int_signs_the_body() -> None:
 def test_auth_int_of_a_streamed_body_is_no_answer() -> None:
     """A body that is not known yet cannot be signed: the 401 stands."""
     state = DigestState("u", "p")
-    assert state.challenge(['Digest realm="r", nonce="n", qop="auth-int"'])
+    signed = 'Digest realm="r", nonce="n", qop="auth-int", algorithm=SHA-256'
+    assert not state.challenge([signed], None)
     assert state.authorization("PUT", "/", None) is None
-    assert state.authorization("PUT", "/", b"") is not None
+    assert state.challenge([signed, 'Digest realm="r", nonce="n", qop="auth"'], None)
+    assert parameters(state.authorization("PUT", "/", None))["qop"] == "auth"
+    state = DigestState("u", "p")
+    assert state.challenge([signed], b"")
+    assert parameters(state.authorization("PUT", "/", b""))["qop"] == "auth-int"
 
 
 @pytest.mark.parametrize("algorithm", ["MD5-sess", "SHA-256-sess", "md5-SESS"])

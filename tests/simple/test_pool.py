@@ -7,6 +7,7 @@ import functools
 import select
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -371,15 +372,15 @@ async def test_what_is_remembered_of_requests_is_bounded(client: Any) -> None:
     async with ScriptedServer(_echo) as proxy:
         via = {"proxy": f"http://{proxy.address}"}
         first = await client.fetch("http://origin.test/", **via)
-        for number in range(simple_httpclient._REMEMBERED + 10):
+        for number in range(simple_httpclient._PLANS + 10):
             headers = {"X-Number": str(number)}
             response = await client.fetch("http://origin.test/", headers=headers, **via)
             assert response.connection_id == first.connection_id
-        assert len(client._plans) <= simple_httpclient._REMEMBERED
-        for number in range(plan._REMEMBERED + 10):
+        assert len(client._plans) <= simple_httpclient._PLANS
+        for number in range(plan._HOSTS + 10):
             response = await client.fetch(f"http://host{number}.test/", **via)
             assert response.connection_id == first.connection_id
-        assert all(len(known._buckets) <= plan._REMEMBERED for known in client._plans.values())
+        assert all(len(known._buckets) <= plan._HOSTS for known in client._plans.values())
         assert len(client._pool._buckets) == 1
 
 
@@ -406,6 +407,40 @@ async def test_idle_connections_expire(client: Any, monkeypatch: pytest.MonkeyPa
         await client.fetch(server.url("/d"))
         assert len(server.connections) == 3
         await _until(lambda: not client._pool.live)
+
+
+async def test_what_idled_too_long_is_not_taken(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the loop was busy, and the timer could not see to it."""
+    monkeypatch.setattr(
+        simple_httpclient, "Pool", functools.partial(simple_httpclient.Pool, idle_seconds=0.2)
+    )
+    async with ScriptedServer(_echo) as server:
+        await client.fetch(server.url("/a"))
+        time.sleep(0.25)  # noqa: ASYNC251
+        response = await client.fetch(server.url("/b"))
+        assert (response.body, response.reused) == (b"/b", False)
+        assert len(client._pool.live) == 1
+
+
+async def test_an_answer_of_the_resolver_that_changes(make_client: Callable[..., Any]) -> None:
+    """A name that leads elsewhere now: the connection that idles is not for it."""
+
+    class Moving:
+        port = 0
+
+        async def resolve(self, host: str, port: int, family: int = 0) -> Any:
+            return [(socket.AF_INET, ("127.0.0.1", self.port))]
+
+    resolver = Moving()
+    client = make_client(resolver=resolver)
+    async with ScriptedServer(_echo) as old, ScriptedServer(_echo) as new:
+        for server in (old, new, old):
+            resolver.port = int(server.address.rpartition(":")[2])
+            await client.fetch("http://name.test/")
+        assert (len(old.requests), len(new.requests)) == (2, 1)
+        assert (len(old.connections), len(new.connections)) == (1, 1)
 
 
 async def test_no_timer_for_each_connection(client: Any) -> None:

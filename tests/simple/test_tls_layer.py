@@ -137,7 +137,7 @@ def encrypted_key(leaf: trustme.LeafCert) -> bytes:
     [
         ("ca_certs", "the CA certificates cannot be read: FILE: "),
         ("client_cert", "client_cert or client_key cannot be used: FILE: "),
-        ("client_key", "client_cert or client_key cannot be used: CERT: "),
+        ("client_key", "client_cert or client_key cannot be used: CERT, FILE: "),
     ],
 )
 @pytest.mark.parametrize("content", ["garbage", "empty", "another", "locked"])
@@ -170,8 +170,31 @@ async def test_files_that_are_of_no_use(
     assert isinstance(error, HTTPTLSError)
     expected = text.replace("FILE", str(file)).replace("CERT", certificates.client_cert_file)
     assert error.message.startswith(expected)
+    assert "PEM lib" not in error.message
     assert (error.stage, error.retryable) == ("tls", False)
     assert error.__cause__ is not None
+
+
+def test_a_key_that_belongs_to_another_certificate(certificates: Any, tmp_path: Path) -> None:
+    """The error says so, and names both files."""
+    key = tmp_path / "key.pem"
+    key.write_bytes(certificates.ca.issue_cert("another.test").private_key_pem.bytes())
+    cert = certificates.client_cert_file
+    with pytest.raises(HTTPTLSError) as caught:
+        context_for(TLS(client_cert=cert, client_key=str(key)))
+    assert caught.value.message == (
+        f"client_cert or client_key cannot be used: {cert}, {key}:"
+        " the key belongs to another certificate"
+    )
+
+
+async def test_comments_between_ca_certificates(connector: Connector, certificates: Any) -> None:
+    """What stands between them in a bundle is in any encoding."""
+    pem = certificates.ca.cert_pem.bytes()
+    for comment in ("# Autorit\xe9\n".encode(), b"# Autorit\xe9\n"):
+        await accepted(
+            connector, certificates.server_context(), "127.0.0.1", ca_certs=comment + pem
+        )
 
 
 @pytest.mark.parametrize("pem", [b"", b"this is no PEM", b"\xff\xfe"])

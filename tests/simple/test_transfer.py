@@ -7,19 +7,28 @@ Matrix 35, 37, 38, and the rules of ``_simple/transfer.py``; what both backends 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from conftest import Certificates
 from whimbrel._simple.plan import Plan
 from whimbrel._simple.transfer import MAX_DRAINED, Transfer
 from whimbrel.httpclient import (
     HTTPError,
+    HTTPLimitError,
     HTTPProtocolError,
     HTTPProxyError,
     HTTPStreamClosedError,
     HTTPTimeoutError,
+    HTTPTLSError,
 )
 from whimbrel.testing.scripted import (
     Peer,
@@ -35,11 +44,13 @@ from whimbrel.testing.scripted import (
     unaccepting_port,
 )
 
+from .byhand import hand_server
 from .connecting import exchange_of
 
 Write = Callable[[bytes], Awaitable[None]]
 
 CHALLENGE = 'WWW-Authenticate: Digest realm="r", nonce="n", qop="auth"'
+OK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
 CREDENTIALS = {"auth_username": "u", "auth_password": "p", "auth_mode": "digest"}
 
 
@@ -430,6 +441,143 @@ async def test_matrix_30_challenges_for_ever(client: Any) -> None:
         assert len(proxy.requests) == 5
 
 
+SIGNED = 'WWW-Authenticate: Digest realm="r", nonce="n", qop="auth-int"'
+
+
+async def test_a_streamed_body_cannot_be_signed(client: Any) -> None:
+    """Where only auth-int is offered there is no answer: the 401 to the probe stands."""
+    async with ScriptedServer(canned(reply("401 No", b"no", SIGNED))) as server:
+        response = await client.fetch(
+            server.url(), method="PUT", body=[b"bo", b"dy"], raise_error=False, **CREDENTIALS
+        )
+        assert (response.code, response.body) == (401, b"no")
+        assert [request.body for request in server.requests] == [b""]
+
+
+async def test_a_body_of_bytes_is_signed(client: Any) -> None:
+    """The signature is that of the body that is sent, also where a probe went before."""
+    async with ScriptedServer(_guard(reply("401 No", b"no", SIGNED))) as server:
+        response = await client.fetch(server.url(), method="PUT", body=b"body", **CREDENTIALS)
+        assert response.body == b"in:body"
+        last = server.requests[-1]
+        _check_signature(last.get("Authorization") or "", last, "/", 1)
+
+
+def _check_signature(value: str, request: RecordedRequest, target: str, count: int) -> None:
+    """Assert that `value` is the answer to SIGNED (RFC 7616 section 3.4.3)."""
+    given = dict(re.findall(r'(\w+)="?([^",]*)', value))
+    action = _md5(f"{request.method}:{target}:{_md5(request.body.decode())}")
+    proof = f"{_md5('u:r:p')}:n:{count:08x}:{given['cnonce']}:auth-int:{action}"
+    assert given["response"] == _md5(proof)
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+async def test_the_rounds_of_all_who_ask_are_bounded(client: Any) -> None:
+    """One of the five requests was the proxy's to refuse: it leaves four for the origin."""
+    stale = CHALLENGE + ", stale=true"
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            if request.get("Proxy-Authorization") is None:
+                await peer.send(reply("407 No", b"", CHALLENGE.replace("WWW-", "Proxy-")))
+            else:
+                await peer.send(reply("401 No", b"", stale))
+
+    async with ScriptedServer(handler) as proxy:
+        error = await error_of(
+            client.fetch(
+                "http://name.test/",
+                proxy=proxy.url(userinfo="u:p"),
+                proxy_auth_mode="digest",
+                **CREDENTIALS,
+            )
+        )
+        assert isinstance(error, HTTPProtocolError)
+        assert len(proxy.requests) == 5
+
+
+async def test_a_probe_is_signed_as_it_is(client: Any) -> None:
+    """Where the proxy wants the body signed, and the origin has not asked yet: it is empty."""
+    signed = SIGNED.replace("WWW-", "Proxy-")
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            if request.get("Proxy-Authorization") is None:
+                await peer.send(reply("407 No", b"", signed))
+            elif request.get("Authorization") is None:
+                await peer.send(reply("401 No", b"", CHALLENGE))
+            else:
+                await peer.send(ok(b"in"))
+
+    async with ScriptedServer(handler) as proxy:
+        await client.fetch(
+            "http://name.test/",
+            method="PUT",
+            body=b"body",
+            proxy=proxy.url(userinfo="u:p"),
+            proxy_auth_mode="digest",
+            **CREDENTIALS,
+        )
+        assert [request.body for request in proxy.requests] == [b"", b"", b"body"]
+        for count, request in enumerate(proxy.requests[1:], 1):
+            value = request.get("Proxy-Authorization") or ""
+            _check_signature(value, request, "http://name.test/", count)
+
+
+async def test_a_probe_that_meets_no_second_challenge(client: Any) -> None:
+    """The proxy asks, the origin does not: the body goes out with the third request."""
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            if request.get("Proxy-Authorization") is None:
+                await peer.send(reply("407 No", b"", CHALLENGE.replace("WWW-", "Proxy-")))
+            else:
+                await peer.send(ok(b"in:" + request.body))
+
+    async with ScriptedServer(handler) as proxy:
+        response = await client.fetch(
+            "http://name.test/",
+            method="POST",
+            body=b"body",
+            proxy=proxy.url(userinfo="u:p"),
+            proxy_auth_mode="digest",
+            **CREDENTIALS,
+        )
+        assert response.body == b"in:body"
+        assert [request.body for request in proxy.requests] == [b"", b"", b"body"]
+
+
+async def test_a_challenge_while_the_body_waits_in_the_stream(client: Any) -> None:
+    """The rest of a body that nobody reads would stand before the next request: a new connection
+    is made for that."""
+    body = b"x" * (32 * 1024 * 1024)
+    stale = reply("401 No", b"", CHALLENGE.replace('"n"', '"n2"') + ", stale=true")
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            request = await peer.read_head()
+            authorization = request.get("Authorization") or ""
+            if not authorization:
+                await peer.send(reply("401 No", b"", CHALLENGE))
+            elif 'nonce="n2"' not in authorization:
+                await peer.send(stale)
+                return await peer.closed()
+            else:
+                await peer.read_body(request)
+                await peer.send(ok(b"in"))
+
+    async with ScriptedServer(handler) as server:
+        response = await client.fetch(server.url(), method="PUT", body=body, **CREDENTIALS)
+        assert response.body == b"in"
+        assert len(server.connections) == 2
+
+
 # -- 38: answers that come early
 
 
@@ -807,14 +955,14 @@ async def test_both_limits_word_a_slow_connection_alike(client: Any, server_cont
     """What hung is what matters, not which limit struck."""
     async with silent_server() as server:
         url = server.url(scheme="https")
-        for limits in ({"connect_timeout": 0.1}, {"request_timeout": 0.1}):
+        for limits in ({"connect_timeout": 0.3}, {"request_timeout": 0.3}):
             error = await error_of(client.fetch(url, **limits))
             assert isinstance(error, HTTPTimeoutError)
             assert error.stage == "tls"
             assert str(error) == f"Timeout during TLS handshake with {server.address}"
             assert error.retryable is True
     with unaccepting_port() as port:
-        for limits in ({"connect_timeout": 0.1}, {"request_timeout": 0.1}):
+        for limits in ({"connect_timeout": 0.3}, {"request_timeout": 0.3}):
             error = await error_of(client.fetch(f"http://127.0.0.1:{port}/", **limits))
             assert str(error) == f"Timeout while connecting to 127.0.0.1:{port}"
             assert error.stage == "connect"
@@ -890,6 +1038,113 @@ async def test_connecting_is_no_stall(client: Any) -> None:
         assert "Timeout while connecting" in str(error)
 
 
+# -- failures, and what is said of them
+
+
+async def test_a_reset_is_told_without_numbers(client: Any) -> None:
+    """The system's words, not Python's."""
+    with hand_server() as server:
+        fetch = client.fetch(server.url())
+        peer = await server.meet()
+        await asyncio.to_thread(peer.read_head)
+        peer.reset()
+        error = await error_of(fetch)
+        assert error.message == (
+            f"127.0.0.1:{server.port} closed the connection without a response:"
+            " Connection reset by peer"
+        )
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"HTTP/1.1 103 Early\r\n\r\n" * 11, "more than 10 interim responses"),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+            "101 Switching Protocols, which was not asked for",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1_0\r\n\r\n", "a malformed reply: "),
+    ],
+    ids=["interim", "101", "malformed"],
+)
+async def test_what_was_sent_that_may_not_be(client: Any, head: bytes, what: str) -> None:
+    """A protocol that is broken: the error says by what, and is none of a caller's limit."""
+    async with ScriptedServer(canned(head + ok())) as server:
+        error = await error_of(client.fetch(server.url()))
+        assert isinstance(error, HTTPProtocolError)
+        assert not isinstance(error, HTTPLimitError)
+        assert error.message.startswith(f"{server.address} sent {what}")
+
+
+async def test_a_header_limit_below_the_status_line(make_client: Callable[..., Any]) -> None:
+    """The error names the setting, whichever part of the head is beyond it."""
+    client = make_client(max_header_size=10)
+    async with ScriptedServer(canned(ok())) as server:
+        error = await error_of(client.fetch(server.url()))
+        assert isinstance(error, HTTPLimitError)
+        assert "passes max_header_size" in str(error)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200", OK_HEAD + b"b"], ids=repr)
+async def test_tls_that_fails_after_the_handshake(
+    make_client: Callable[..., Any],
+    certificates: Certificates,
+    server_context: ssl.SSLContext,
+    method: str,
+    begun: bytes,
+) -> None:
+    """The connection is lost, as by a reset; the handshake is not what failed."""
+    client = make_client(defaults={"ca_certs": certificates.ca_file})
+    body = None if method == "GET" else b"x"
+    with hand_server(server_context) as server:
+        fetch = client.fetch(server.url(), method=method, body=body)
+        peer = await server.meet()
+        await asyncio.to_thread(peer.read_head)
+        if begun:
+            peer.send(begun)
+        os.write(peer.socket.fileno(), b"\x17\x03\x03\x00\x20" + b"z" * 32)
+        error = await error_of(fetch)
+        assert isinstance(error, HTTPStreamClosedError)
+        assert error.stage == ("body" if begun.endswith(b"b") else "response")
+        assert error.retryable is (method == "GET")
+        assert "handshake" not in str(error)
+        assert str(error).endswith(": decryption failed or bad record mac")
+
+
+async def test_the_alert_about_a_client_certificate(
+    make_client: Callable[..., Any], certificates: Certificates
+) -> None:
+    """In TLS 1.3 it comes after the client's handshake; it is an error of TLS all the same."""
+    context = certificates.server_context(client_certs=True)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(10)
+
+    def refuse() -> None:
+        sock, _ = listener.accept()
+        sock.settimeout(10)
+        # Closed only when the client has left: a RST would overtake the alert.
+        with context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False) as tls:
+            with pytest.raises(ssl.SSLError):
+                tls.do_handshake()
+            with socket.socket(fileno=os.dup(tls.fileno())) as raw:
+                raw.settimeout(10)
+                with contextlib.suppress(ConnectionError):
+                    while raw.recv(65536):
+                        pass
+
+    with listener:
+        client = make_client(defaults={"ca_certs": certificates.ca_file})
+        port = listener.getsockname()[1]
+        fetch = client.fetch(f"https://127.0.0.1:{port}/")
+        refusing = asyncio.ensure_future(asyncio.to_thread(refuse))
+        error = await error_of(fetch)
+        await refusing
+        assert isinstance(error, HTTPTLSError)
+        assert (error.stage, error.retryable) == ("tls", False)
+        assert "wants a client certificate: set client_cert" in str(error)
+
+
 # -- what a response tells
 
 
@@ -916,7 +1171,8 @@ async def test_time_info_on_new_and_used_connections(client: Any) -> None:
         )
         second = await client.fetch(server.url())
         times = second.time_info
-        assert times["namelookup"] == times["connect"] == times["pretransfer"] == 0
+        assert times["namelookup"] == times["connect"] == times["appconnect"] == 0
+        assert 0 < times["pretransfer"] <= times["starttransfer"] - 0.04
         assert 0.04 < times["starttransfer"] <= times["total"] <= second.request_time + 0.002
         assert second.connection_id == first.connection_id
         assert second.local_address == first.local_address

@@ -197,6 +197,9 @@ def prepare(
         raise ValueError(f"method must be a str, not {type(method).__name__}")
     if method not in METHODS:
         check_token("method", method)
+        if method == "CONNECT":
+            # RFC 9110 section 9.3.6: it makes a tunnel, of which there is no response to be had.
+            raise ValueError("method CONNECT cannot be fetched; a proxy is asked by proxy=")
         if not nonstandard:
             upper = method.upper()
             raise KeyError(

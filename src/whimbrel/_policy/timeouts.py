@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+_SHORTEST = 0.001
+
 
 def seconds(field: str, value: Any) -> float:
-    """Return a time-out in seconds; raise ValueError naming `field` unless it is 0 or more."""
+    """Return a time-out in seconds; raise ValueError naming `field` unless it is 0 or more.
+
+    Below a millisecond it is rounded up to one, which is as short as libcurl's can be.
+    """
     if type(value) is not float and type(value) is not int:
         raise ValueError(f"{field} must be a number of seconds, not {value!r}")
     if not value >= 0 or math.isinf(value):
         raise ValueError(f"{field} must be 0 (no limit) or more seconds, not {value!r}")
-    return value
+    return value if value >= _SHORTEST or not value else _SHORTEST
 
 
 def queue_limit(given: Any, connect_timeout: float, request_timeout: float) -> float:

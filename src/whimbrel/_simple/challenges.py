@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from whimbrel._http1.protocol import Head
 from whimbrel._policy.exchange import Exchange
-from whimbrel._simple.digest import DigestState
+from whimbrel._simple.digest import MAX_ANSWERS, DigestState
 from whimbrel._simple.plan import Plan
 from whimbrel.httpclient import HTTPError, HTTPProtocolError, HTTPProxyError
 from whimbrel.httputil import HTTPHeaders
@@ -16,11 +16,12 @@ class Challenges:
     The proxy is one that the request itself is for; a tunnel has its own (`tunnel`).
     """
 
-    __slots__ = ("_exchange", "_plan", "_states", "rounds")
+    __slots__ = ("_body", "_exchange", "_states", "rounds")
 
     def __init__(self, plan: Plan, exchange: Exchange) -> None:
-        self._plan = plan
         self._exchange = exchange
+        # None where it is streamed: nobody can sign it then.
+        self._body = None if exchange.producer is not None else exchange.body
         # By the status of a challenge, with the names of the fields in which it and the answer are.
         self._states: dict[int, tuple[DigestState, str, str]] = {}
         auth, proxy = plan.profile.auth, plan.profile.proxy
@@ -31,16 +32,25 @@ class Challenges:
             state = DigestState(auth.username, auth.password)
             self._states[401] = state, "WWW-Authenticate", "Authorization"
         self.rounds = 0
-        """Requests that were challenged so far."""
+        """Requests of this exchange that were not the last: challenged ones, and probes."""
 
-    def field_lines(self) -> str:
-        """The answers, as field lines; "" before any challenge."""
+    @property
+    def complete(self) -> bool:
+        """Whether everyone who is to get credentials has asked for them."""
+        return all(state.is_challenged for state, _, _ in self._states.values())
+
+    def field_lines(self, *, probing: bool) -> str:
+        """The answers, as field lines; "" before any challenge.
+
+        A request that is `probing` has an empty body.
+        """
         exchange = self._exchange
         url = exchange.url
-        body = None if exchange.producer is not None else exchange.body
-        target = url.href if self._plan.absolute else url.target
+        body = b"" if probing else self._body
         lines = ""
-        for state, _, name in self._states.values():
+        for status, (state, _, name) in self._states.items():
+            # The origin sees the target in its own form, whatever the proxy was given.
+            target = url.href if status == 407 else url.target
             value = state.authorization(exchange.profile.method, target, body)
             if value is not None:
                 lines += f"{name}: {value}\r\n"
@@ -55,11 +65,11 @@ class Challenges:
         if found is None:
             return False
         state, name, _ = found
-        if state.challenge(HTTPHeaders.from_lines(head.lines[1:]).get_list(name)):
-            return True
-        if state.exhausted:
+        values = HTTPHeaders.from_lines(head.lines[1:]).get_list(name)
+        usable = state.challenge(values, self._body)
+        if state.exhausted or (usable and self.rounds >= MAX_ANSWERS):
             raise self._too_many(head.code)
-        return False
+        return usable
 
     def _too_many(self, status: int) -> HTTPError:
         proxy = self._exchange.profile.proxy

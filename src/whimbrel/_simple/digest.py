@@ -145,14 +145,21 @@ class DigestState:
         """Whether all `MAX_ANSWERS` answers were given: the server says stale for ever."""
         return self._answers >= MAX_ANSWERS
 
-    def challenge(self, field_values: Iterable[str]) -> bool:
+    @property
+    def is_challenged(self) -> bool:
+        """Whether there is a challenge that :meth:`authorization` answers."""
+        return self._challenge is not None
+
+    def challenge(self, field_values: Iterable[str], body: bytes | None = b"") -> bool:
         """Take the challenges of a 401 (or 407); return whether :meth:`authorization` can answer.
 
         Of several the strongest is taken. False if none is usable Digest, if the answer that this
         exchange gave to an earlier challenge was refused and not for its nonce's age (the
         credentials are wrong), or if `MAX_ANSWERS` were given.
+
+        :param body: what the next request carries, as for :meth:`authorization`.
         """
-        chosen = choose(parse_challenges(field_values))
+        chosen = choose(parse_challenges(field_values), body)
         if chosen is None or self.exhausted:
             return False
         stale = chosen.parameters.get("stale", "").lower() == "true"
@@ -171,10 +178,10 @@ class DigestState:
 
         :param target: the request target exactly as it is sent (RFC 9112 section 3.2).
         :param body: the whole body, b"" for none; None if it is streamed, where a server that
-            wants it signed (only qop=auth-int) gets no answer: None.
+            wants it signed (only qop=auth-int) gets no answer.
         """
         challenge = self._challenge
-        if challenge is None or _quality(challenge, body) is None:
+        if challenge is None:
             return None
         self._count += 1
         self._answers += 1
@@ -194,8 +201,11 @@ class DigestState:
         return f"<DigestState: {self._answers} answers>"
 
 
-def choose(challenges: Iterable[Challenge]) -> Challenge | None:
-    """The strongest Digest challenge that can be answered; of equals the first."""
+def choose(challenges: Iterable[Challenge], body: bytes | None = b"") -> Challenge | None:
+    """The strongest Digest challenge that can be answered; of equals the first.
+
+    :param body: None where it is streamed, and nothing can sign it.
+    """
     usable = (
         challenge
         for challenge in challenges
@@ -203,7 +213,7 @@ def choose(challenges: Iterable[Challenge]) -> Challenge | None:
         and "nonce" in challenge.parameters
         and "realm" in challenge.parameters
         and challenge.parameters.get("algorithm", "MD5").upper() in _ALGORITHMS
-        and _quality(challenge, b"") is not None
+        and _quality(challenge, body) is not None
     )
     return max(usable, key=lambda challenge: _algorithm(challenge).strength, default=None)
 

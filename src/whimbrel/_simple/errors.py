@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from whimbrel._http1.errors import IncompleteError, LimitError, ProtocolError
+from whimbrel._http1.grammar import LIMITS
 from whimbrel._policy.decoding import DecodingError
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
+from whimbrel._simple.tls import reason_of
 from whimbrel.httpclient import (
     HTTPError,
     HTTPLimitError,
@@ -32,6 +34,10 @@ class CapabilityError(NotImplementedError):
 def body_limit_error(message: str) -> SimpleLimitError:
     """The error for a body beyond max_body_size."""
     return SimpleLimitError(message, stage="body")
+
+
+# What is forbidden rather than malformed says what was sent.
+_WELL_FORMED = ("101 ", "204 ", "both ")
 
 
 class Situation(NamedTuple):
@@ -80,7 +86,7 @@ def connection_closed(situation: Situation, cause: BaseException | None) -> HTTP
     else:
         text = f"{peer} closed the connection without a response"
     if cause is not None and not isinstance(cause, IncompleteError):
-        text = f"{text}: {cause}"
+        text = f"{text}: {reason_of(cause)}"
     error = HTTPStreamClosedError(text, stage=situation.stage, retryable=situation.safe)
     error.__cause__ = cause
     return error
@@ -95,15 +101,24 @@ def translate(error: BaseException, situation: Situation) -> BaseException:
     if isinstance(error, IncompleteError):
         return connection_closed(situation, error)
     if isinstance(error, LimitError) and error.unit != "responses":
-        name = " max_header_size" if error.what == "header block" else " its limit"
+        # The client's own setting bounds the start line where it is below what is usual.
+        binds = error.what == "header block" or (
+            error.what == "start line" and error.limit < LIMITS.start_line
+        )
+        name = " max_header_size" if binds else " its limit"
         translated = SimpleLimitError(
             f"the {error.what} passes{name}: {error.size} of {error.limit} {error.unit}",
             stage=situation.stage,
         )
-    elif isinstance(error, ProtocolError):
+    elif isinstance(error, LimitError):
         translated = HTTPProtocolError(
-            f"{situation.peer} sent a malformed reply: {error}", stage=situation.stage
+            f"{situation.peer} sent more than {error.limit} interim responses",
+            stage=situation.stage,
         )
+    elif isinstance(error, ProtocolError):
+        text = str(error)
+        what = text if text.startswith(_WELL_FORMED) else f"a malformed reply: {text}"
+        translated = HTTPProtocolError(f"{situation.peer} sent {what}", stage=situation.stage)
     elif isinstance(error, DecodingError):
         translated = HTTPProtocolError(f"{situation.exchange.url.netloc}: {error}", stage="body")
     else:

@@ -10,11 +10,8 @@ from whimbrel._policy.exchange import Exchange
 from whimbrel._simple.challenges import Challenges
 from whimbrel._simple.plan import Plan
 from whimbrel._simple.pool import Connection
-from whimbrel._upload import Upload
+from whimbrel._upload import HIGH_WATER, Upload
 from whimbrel.iostream import StreamClosedError
-
-HIGH_WATER = 64 * 1024
-"""Bytes of a streamed request body that may wait in the stream."""
 
 
 class Outgoing:
@@ -22,8 +19,9 @@ class Outgoing:
 
     Attributes:
         expecting: whether the body waits for 100.
-        probing: whether the body is held back until a challenge is known. As in libcurl, the first
-            request then goes out with an empty one, so that the body travels once.
+        probing: whether the body is held back until all challenges are known. As in libcurl, the
+            requests before go out with an empty one, so that the body travels once.
+        unchallenged: whether a probe met no challenge, so that there is nothing to wait for.
         body_sent: whether some of the body has gone out, or all of an empty one.
         sending: whether some of it all waits in the stream, or was lost there.
     """
@@ -42,6 +40,7 @@ class Outgoing:
         "expecting",
         "probing",
         "sending",
+        "unchallenged",
     )
 
     def __init__(
@@ -65,7 +64,7 @@ class Outgoing:
         self._upload: Upload | None = None
         self._produced = False  # the producer has been asked
         self.expecting = False
-        self.probing = False
+        self.probing = self.unchallenged = False
         self.body_sent = False
         self.sending = False
 
@@ -73,6 +72,11 @@ class Outgoing:
     def unfinished(self) -> bool:
         """Whether some of a streamed body is still to be sent."""
         return self._upload is not None
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether some of the request is still to go, or was lost in the stream."""
+        return self.sending or self.expecting or self._upload is not None
 
     @property
     def waiting(self) -> bool:
@@ -89,9 +93,10 @@ class Outgoing:
         self._connection = connection
         exchange, plan = self._exchange, self._plan
         profile, http1, push = exchange.profile, connection.http1, self._push
-        more = "" if self._challenges is None else self._challenges.field_lines()
         kind, keep = profile.body, plan.keep_alive
-        self.probing = kind != "none" and self._is_probe()
+        challenges = self._challenges
+        self.probing = kind != "none" and challenges is not None and self._is_probe(challenges)
+        more = "" if challenges is None else challenges.field_lines(probing=self.probing)
         self.expecting = self.body_sent = self.sending = False
         if kind == "none":
             http1.start_request(profile.method, NONE, keep_alive=keep)
@@ -133,8 +138,8 @@ class Outgoing:
         if not self._connection.stream.push(data):
             self.sending = True
 
-    def _is_probe(self) -> bool:
-        if self._challenges is None or self._challenges.rounds:
+    def _is_probe(self, challenges: Challenges) -> bool:
+        if self.unchallenged or challenges.complete:
             return False
         return bool(self._exchange.body) or self._exchange.producer is not None
 

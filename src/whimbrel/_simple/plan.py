@@ -16,7 +16,7 @@ _USE_CURL = (
 )
 _ZONE = re.compile(r"%25[^\]]*")
 # Hosts whose bucket a plan remembers.
-_REMEMBERED = 1024
+_HOSTS = 1024
 
 
 class Plan:
@@ -91,7 +91,7 @@ class Plan:
         netloc = exchange.url.netloc
         found = self._buckets.get(netloc)
         if found is None or not found.is_known:
-            if len(self._buckets) >= _REMEMBERED:
+            if len(self._buckets) >= _HOSTS:
                 self._buckets.clear()
             found = self._buckets[netloc] = pool.bucket(route_of(exchange))
         return found

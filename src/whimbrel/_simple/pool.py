@@ -145,10 +145,13 @@ class Bucket:
 
     def take(self) -> Connection | None:
         """The connection that was used last, None if there is none that still stands."""
+        pool = self.pool
         while self.idle:
             connection = self.idle[-1]
-            self.pool.forget(connection)
-            if connection.is_quiet():
+            pool.forget(connection)
+            # The timer may be late, and the connection be known to the peer no longer.
+            age = monotonic() - connection.idle_since
+            if age < pool.idle_seconds and connection.is_quiet():
                 return connection
             connection.close()
         return None
@@ -168,7 +171,7 @@ class Pool:
     ) -> None:
         self._loop = loop
         self._limit = limit
-        self._idle_seconds = idle_seconds
+        self.idle_seconds = idle_seconds
         self._buckets: dict[Route, Bucket] = {}
         self._idle: dict[Connection, None] = {}  # longest idle first
         self._timer: asyncio.TimerHandle | None = None
@@ -205,7 +208,7 @@ class Pool:
         if len(self._idle) > self._limit:
             next(iter(self._idle)).close()
         if self._timer is None:
-            self._timer = self._loop.call_later(self._idle_seconds, self._expire)
+            self._timer = self._loop.call_later(self.idle_seconds, self._expire)
 
     def forget(self, connection: Connection) -> None:
         """Take a connection out, for use or because it is closed; it may be out already."""
@@ -222,7 +225,7 @@ class Pool:
         now = monotonic()
         while self._idle:
             oldest = next(iter(self._idle))
-            left = oldest.idle_since + self._idle_seconds - now
+            left = oldest.idle_since + self.idle_seconds - now
             if left > 0:
                 self._timer = self._loop.call_later(left, self._expire)
                 return

@@ -41,18 +41,15 @@ def wrap_tls(sock: socket.socket, context: ssl.SSLContext, name: bytes) -> TLSSo
     # Of a connection that the peer has reset already, wrap_socket() would make a half of a socket,
     # which stays open for as long as the exception lives.
     sock.getpeername()
-    kind = context.sslsocket_class
-    context.sslsocket_class = TLSSocket
-    try:
-        wrapped = context.wrap_socket(
-            sock,
-            server_hostname=name,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,  # a cut connection must not pass for an ended one
-        )
-    finally:
-        context.sslsocket_class = kind  # it may be the caller's own context
-    assert isinstance(wrapped, TLSSocket)
+    # What wrap_socket() calls, on the class in sslsocket_class. That is not ours to set, even for a
+    # moment: the context may be the caller's own, in use by other threads.
+    wrapped: TLSSocket = TLSSocket._create(  # type: ignore[attr-defined]
+        sock=sock,
+        context=context,
+        server_hostname=name,
+        do_handshake_on_connect=False,
+        suppress_ragged_eofs=False,  # a cut connection must not pass for an ended one
+    )
     _open.add(wrapped)
     return wrapped
 

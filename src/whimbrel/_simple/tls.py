@@ -66,12 +66,7 @@ def _context(tls: TLS, stamps: tuple[tuple[int, ...] | None, ...]) -> ssl.SSLCon
         context.check_hostname = tls.check_hostname
         _trust(context, tls.ca_certs)
     if tls.client_cert is not None:
-        try:
-            # An empty password: OpenSSL would ask for one on the terminal.
-            context.load_cert_chain(tls.client_cert, tls.client_key, password=str)
-        except (OSError, ValueError) as error:
-            what = "client_cert or client_key cannot be used"
-            raise _unusable(f"{what}: {tls.client_cert}", error) from error
+        _present(context, tls.client_cert, tls.client_key)
     if tls.ciphers is not None:
         try:
             context.set_ciphers(tls.ciphers)
@@ -79,6 +74,27 @@ def _context(tls: TLS, stamps: tuple[tuple[int, ...] | None, ...]) -> ssl.SSLCon
             raise _unusable("none of the ciphers can be used", error) from error
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _present(context: ssl.SSLContext, client_cert: str, client_key: str | None) -> None:
+    files = client_cert if client_key is None else f"{client_cert}, {client_key}"
+    what = f"client_cert or client_key cannot be used: {files}"
+    try:
+        # An empty password: OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(client_cert, client_key, password=str)
+    except ssl.SSLError as error:
+        # Of most that can be wrong OpenSSL's word is "PEM lib", of the rest a function's name.
+        words = _KEY_REASONS.get(getattr(error, "reason", ""), _NO_KEY)
+        raise HTTPTLSError(f"{what}: {words}", stage="tls", retryable=False) from error
+    except (OSError, ValueError) as error:
+        raise _unusable(what, error) from error
+
+
+_NO_KEY = "no certificate with its key, in PEM and without a password"
+_KEY_REASONS = {
+    "KEY_VALUES_MISMATCH": "the key belongs to another certificate",
+    "KEY_TYPE_MISMATCH": "the key belongs to another certificate",
+}
 
 
 def _trust(context: ssl.SSLContext, ca_certs: str | bytes | None) -> None:
@@ -91,7 +107,8 @@ def _trust(context: ssl.SSLContext, ca_certs: str | bytes | None) -> None:
         return
     try:
         if isinstance(ca_certs, bytes):
-            context.load_verify_locations(cadata=ca_certs.decode("ascii"))
+            # Comments between the certificates are in whatever encoding; those are in ASCII.
+            context.load_verify_locations(cadata=ca_certs.decode("ascii", "ignore"))
         else:
             context.load_verify_locations(ca_certs)
     except (OSError, ValueError) as error:
@@ -147,6 +164,20 @@ def _done(future: asyncio.Future[None]) -> None:
 # -- errors
 
 _CERTIFICATE_REQUIRED = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+# RFC 8446 section 6.2, in OpenSSL's words: what a server may have against the client's certificate.
+_CERTIFICATE_REFUSED = re.compile(
+    r"ALERT_(?:\w*CERTIFICATE\w*|UNKNOWN_CA|ACCESS_DENIED|DECRYPT_ERROR)\Z"
+)
+
+
+def refuses_client(error: BaseException | None) -> bool:
+    """Whether `error` is the peer's alert that it does not take the client's certificate.
+
+    In TLS 1.3 a server looks at that after the client's handshake is through.
+    """
+    # Where Python itself raised it there is no reason.
+    reason = getattr(error, "reason", None) if isinstance(error, ssl.SSLError) else None
+    return bool(reason and _CERTIFICATE_REFUSED.search(reason.upper().replace(" ", "_")))
 
 
 def tls_error(error: Exception, peer: str, stage: str = "tls") -> HTTPTLSError:

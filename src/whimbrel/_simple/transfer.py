@@ -37,7 +37,7 @@ from whimbrel._simple.outgoing import Outgoing
 from whimbrel._simple.plan import Plan
 from whimbrel._simple.pool import Bucket, Connection
 from whimbrel._simple.route import Progress
-from whimbrel._simple.tls import tls_error
+from whimbrel._simple.tls import refuses_client, tls_error
 from whimbrel.httpclient import HTTPError, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
 from whimbrel.iostream import StreamClosedError
@@ -66,6 +66,7 @@ class Transfer:
     _held: bool = False  # reading is paused by us
     _ended: bool = False  # the response is whole, its consumer is not done
     _reused: bool = False
+    _sent: float = 0.0  # when the request was begun on its connection
     _first_byte: float = 0.0
     _challenged: bool = False  # the response is a challenge that will be answered
     _drained: int = 0
@@ -166,6 +167,7 @@ class Transfer:
         connection.holder = self
         self._connection = connection
         plan, outgoing = self._plan, self._outgoing
+        self._sent = monotonic()
         try:
             if outgoing is not None:
                 outgoing.begin(connection)
@@ -299,9 +301,9 @@ class Transfer:
         if outgoing is not None:
             outgoing.expecting = False
             # Where a probe meets no challenge, the request is sent once more, with its body.
-            self._challenged = self._will_answer(head, outgoing) or (
-                outgoing.probing and head.code < 300
-            )
+            self._challenged = self._will_answer(head, outgoing)
+            if outgoing.probing and head.code < 300:
+                self._challenged = outgoing.unchallenged = True
             if self._challenged or head.code >= 300:
                 outgoing.stop()  # RFC 9112 section 9.3: it will not be read
         if self._challenged:
@@ -518,8 +520,7 @@ class Transfer:
         if isinstance(error, StreamClosedError):
             error = error.real_error
         situation = self._situation()
-        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-            # In TLS 1.3 a server looks at the client's certificate after the handshake.
+        if isinstance(error, ssl.SSLError) and not situation.answered and refuses_client(error):
             return tls_error(error, situation.peer)
         return connection_closed(situation, error)
 
@@ -528,7 +529,7 @@ class Transfer:
         http1 = None if connection is None else connection.http1
         if self._head is not None:
             stage = "body"
-        elif self._outgoing is not None and (self._outgoing.unfinished or self._outgoing.sending):
+        elif self._outgoing is not None and self._outgoing.is_sending:
             stage = "send"
         else:
             stage = "response"
@@ -544,19 +545,6 @@ class Transfer:
         assert head is not None
         assert callback is not None
         exchange = self._exchange
-        began = self._began
-        progress = self._progress
-        first = self._first_byte - began
-        if progress is None:
-            lookup = connected = secured = sent = 0.0
-        else:
-            offset = progress.started - began
-            lookup, connected, secured = (
-                offset + seconds if seconds else 0.0
-                for seconds in (progress.namelookup, progress.connect, progress.appconnect)
-            )
-            sent = max(lookup, connected, secured)
-        download = self._download
         fields: dict[str, Any] = {
             "code": head.code,
             "_block": head.block,
@@ -566,28 +554,53 @@ class Transfer:
             "remote_address": connection.remote,
             "local_address": connection.local,
             "connection_id": connection.number,
-            "reused": progress is None,
-            "_times": (lookup, connected, secured, sent, first, monotonic() - began),
+            "reused": self._progress is None,
+            "_times": self._times(),
         }
+        download = self._download
         if download is not None and download.decoded and self._got_body:
             fields["_decoded"] = True
         proxy = exchange.profile.proxy
         if proxy is not None:
             fields["proxy"] = proxy.url
-            if self._bucket.route.is_tunnel:
-                fields["proxy_code"] = connection.proxy_code
-                fields["proxy_headers"] = HTTPHeaders.from_lines(connection.proxy_lines[1:])
-            elif head.code == 407:
-                fields["proxy_code"] = 407
+            self._add_answer_of_proxy(fields, connection, head)
         self._callback = None
-        stream = connection.stream
-        if not stream.unsent and not stream.closed() and connection.http1.next_exchange():
-            if self._held:
-                stream.resume_reading()
-            self._connection = None
-            connection.bucket.pool.give_back(connection)
+        self._give_back(connection)
         self._let_go()
         self._tell(callback, HTTPResponse.received(fields))
+
+    def _times(self) -> tuple[float, ...]:
+        """Seconds from the beginning to each phase's end, for `HTTPResponse.time_info`."""
+        began = self._began
+        sent, first, total = self._sent - began, self._first_byte - began, monotonic() - began
+        progress = self._progress
+        if progress is None:
+            return 0.0, 0.0, 0.0, sent, first, total
+        offset = progress.started - began
+        lookup, connected, secured = (
+            offset + seconds if seconds else 0.0
+            for seconds in (progress.namelookup, progress.connect, progress.appconnect)
+        )
+        return lookup, connected, secured, sent, first, total
+
+    def _add_answer_of_proxy(
+        self, fields: dict[str, Any], connection: Connection, head: Head
+    ) -> None:
+        if self._bucket.route.is_tunnel:
+            fields["proxy_code"] = connection.proxy_code
+            fields["proxy_headers"] = HTTPHeaders.from_lines(connection.proxy_lines[1:])
+        elif head.code == 407:
+            fields["proxy_code"] = 407
+
+    def _give_back(self, connection: Connection) -> None:
+        """Keep the connection, if it can carry another exchange; else `_let_go` closes it."""
+        stream = connection.stream
+        if stream.unsent or stream.closed() or not connection.http1.next_exchange():
+            return
+        if self._held:
+            stream.resume_reading()
+        self._connection = None
+        connection.bucket.pool.give_back(connection)
 
 
 def _close_late(task: asyncio.Task[Connected]) -> None:
