@@ -914,7 +914,8 @@ class IOStream:
                 if self._read is not read:
                     break
                 full = len(self._buffer) > self.max_buffer_size
-                if len(data) < self._full_read and not (self._hidden() or self._reader_may_die):
+                short = len(data) < self._full_read
+                if short and not (full or self._hidden() or self._reader_may_die):
                     return
             if full:
                 self.close(StreamBufferFullError("Reached maximum read buffer size"))

@@ -54,11 +54,23 @@ class Peer:
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected TCP sockets (socketpair() gives unix sockets, which know no reset)."""
+    """Two connected TCP sockets (socketpair() gives unix sockets, which know no reset).
+
+    Their buffers are small: left alone the system lets them grow to many megabytes, by what it has
+    seen of loopback before, and what is to wait in a stream would be gone at once.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = socket.create_connection(listener.getsockname())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)  # inherited
+        one = socket.socket()
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            one.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+        one.connect(listener.getsockname())
         other, _ = listener.accept()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
     return one, other
+
+
+_BUFFER = 64 * 1024
 
 
 @contextlib.contextmanager

@@ -221,6 +221,20 @@ async def test_a_read_gathers_no_more_than_max_buffer_size() -> None:
         assert isinstance(sending.exception(), ConnectionError)
 
 
+async def test_short_reads_are_counted_against_max_buffer_size() -> None:
+    """What trickles in is bounded like what comes at once."""
+    with connected(max_buffer_size=10_000) as (stream, peer):
+        read = stream.read_until_close()
+        for _ in range(11):
+            assert not stream.closed()
+            before = len(stream._buffer)
+            await peer.send(b"x" * 1_000)
+            await until(lambda before=before: len(stream._buffer) > before or stream.closed())
+        with pytest.raises(StreamClosedError) as caught:
+            await read
+        assert isinstance(caught.value.real_error, StreamBufferFullError)
+
+
 async def test_nothing_is_read_that_nobody_asked_for() -> None:
     with connected() as (stream, peer):
         read = stream.read_bytes(1)
