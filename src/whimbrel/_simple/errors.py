@@ -1,7 +1,7 @@
 """From what goes wrong on a connection to the errors that both backends raise.
 
-The wording, the stages and what may be sent again are those of the curl backend, so that a program
-may switch (docs/internals/errors.md).
+The classes, the stages and what may be sent again are those of the curl backend, so that a program
+may switch (docs/internals/errors.md); the texts begin alike.
 """
 
 from __future__ import annotations
