@@ -17,7 +17,7 @@ try:
     from whimbrel._curl.capabilities import CapabilityError
     from whimbrel._curl.driver import Driver
     from whimbrel._curl.errors import CurlError
-    from whimbrel._curl.transfer import Transfer
+    from whimbrel._curl.transfer import Head, Transfer
 
     capabilities.check()
 except ImportError:
@@ -52,6 +52,9 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         # is not the answer to any request (libcurl itself looks only after a second).
         self._tainted: set[tuple[str, int]] = set()
         self._versions: dict[tuple[str, int], str] = {}
+        # libcurl's numbers of connections, by both ends: one local port may have several peers.
+        self._connections: dict[tuple[Any, Any], int] = {}
+        self._last_head: Head | None = None  # of any response
         _clients.add(self)
 
     def open_on(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -103,12 +106,15 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
             del self._tunnels[next(iter(self._tunnels))]
         self._tunnels[connection] = (code, lines)
 
-    def _remember_connection(self, local: tuple[str, int], version: str) -> None:
-        versions = self._versions
-        if versions.get(local) != version:
-            if len(versions) >= _REMEMBERED:
-                del versions[next(iter(versions))]
-            versions[local] = version
+    def _remember_connection(
+        self, local: tuple[str, int], remote: tuple[str, int] | None, number: int, version: str
+    ) -> None:
+        for table in (self._versions, self._connections):
+            if len(table) >= _REMEMBERED:
+                del table[next(iter(table))]
+        self._connections[local, remote] = number
+        if self._versions.get(local) != version:
+            self._versions[local] = version
             self._tainted.discard(local)
 
     # For the driver

@@ -151,6 +151,7 @@ class IOStream:
         socket: the socket.
         loop: the event loop.
         error: what closed the stream, None while it is open or if that was no error.
+        unsent: how many bytes wait to be sent.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class IOStream:
         # Writing
         self._watches_writes = False
         self._out: deque[bytes | memoryview] = deque()
-        self._out_size = 0
+        self.unsent = 0
         self._sent = 0  # bytes, since the beginning
         self._writes: deque[tuple[int, Future[None]]] = deque()  # done when _sent is there
         self._owes_drained = False
@@ -221,11 +222,6 @@ class IOStream:
     def writing(self) -> bool:
         """Tell whether some of what was written waits to be sent."""
         return bool(self._out)
-
-    @property
-    def unsent(self) -> int:
-        """How many bytes wait to be sent."""
-        return self._out_size
 
     @property
     def sent(self) -> int:
@@ -376,7 +372,7 @@ class IOStream:
         self._unwatch()
         self._shut()
         self._out.clear()
-        self._out_size = 0
+        self.unsent = 0
         self._receiver = None
         self._deliver = _nobody
         if self.loop.is_closed():
@@ -487,7 +483,7 @@ class IOStream:
                 self._end_read(read)
         elif self._ready and (self._read is read or self._close_callback is not None):
             self._watch_reads()
-            if self._read is read and self._hidden():
+            if self._read is read and self.hidden():
                 self._pull()
         return read.future
 
@@ -553,7 +549,7 @@ class IOStream:
         self._paused = False
         if self._ready:
             self._watch_reads()
-            if self._eof or self._buffer or self._hidden():
+            if self._eof or self._buffer or self.hidden():
                 self._catch_up()
 
     def detach_receiver(self) -> None:
@@ -582,7 +578,7 @@ class IOStream:
 
     def _wake_reader(self) -> None:
         """See to it that what the loop cannot see is not waited for."""
-        if self._wake_up is None and (self._buffer or self._eof or self._hidden()):
+        if self._wake_up is None and (self._buffer or self._eof or self.hidden()):
             self._wake_up = self.loop.call_soon(self._woken)
 
     def _woken(self) -> None:
@@ -606,7 +602,7 @@ class IOStream:
         except Exception as error:  # noqa: BLE001 (whatever a receiver raises)
             self._receiver_failed(error)
             return
-        if self._hidden() or self._reader_may_die:
+        if self.hidden() or self._reader_may_die:
             self._on_readable()
 
     def push(self, data: bytes) -> bool:
@@ -657,7 +653,7 @@ class IOStream:
             # The caller may change it as soon as this returns.
             data = bytes(data)
         limit = self.max_write_buffer_size
-        if limit is not None and self._out_size + len(data) > limit:
+        if limit is not None and self.unsent + len(data) > limit:
             raise StreamBufferFullError("Reached maximum write buffer size")
         future: Future[None] = self.loop.create_future()
         if self._transmit(data):
@@ -665,7 +661,7 @@ class IOStream:
         elif self._closed:
             self._fail(future)
         else:
-            self._writes.append((self._sent + self._out_size, future))
+            self._writes.append((self._sent + self.unsent, future))
         return future
 
     def _transmit(self, data: bytes) -> bool:
@@ -673,7 +669,7 @@ class IOStream:
         if self._out or not self._ready:
             if data:
                 self._out.append(data)
-                self._out_size += len(data)
+                self.unsent += len(data)
             return not self._out
         if not data:
             return True
@@ -681,7 +677,7 @@ class IOStream:
             sent = self._send(data)
         except _WOULD_BLOCK as reason:
             self._out.append(data)
-            self._out_size += len(data)
+            self.unsent += len(data)
             self._send_blocked(reason)
             return False
         except OSError as error:
@@ -691,7 +687,7 @@ class IOStream:
         if sent == len(data):
             return True
         self._out.append(memoryview(data)[sent:])
-        self._out_size += len(data) - sent
+        self.unsent += len(data) - sent
         self._keep_sending()
         return not self._out
 
@@ -723,7 +719,7 @@ class IOStream:
                 self._send_failed(error)
                 return
             self._sent += sent
-            self._out_size -= sent
+            self.unsent -= sent
             if sent == len(piece):
                 out.popleft()
             else:
@@ -765,7 +761,7 @@ class IOStream:
         # A server that answers and closes before it has read everything makes sending fail while
         # its answer lies here unread: it is delivered first. Nothing more is sent.
         self._out.clear()
-        self._out_size = 0
+        self.unsent = 0
         self._unwatch_writes()
         if self._send is not _refuse:
             self._send = _refuse
@@ -807,7 +803,7 @@ class IOStream:
             self._watches_writes = False
             self.loop.remove_writer(self._fd)
 
-    def _hidden(self) -> bool:
+    def hidden(self) -> bool:
         """Tell whether bytes are here of which the loop knows nothing."""
         return False
 
@@ -833,7 +829,7 @@ class IOStream:
                 if self._reader_may_die:
                     self._unwatch_reads()
                 return
-            if size < enough and not self._hidden():
+            if size < enough and not self.hidden():
                 return
         if self._wake_up is None:
             self._wake_up = self.loop.call_soon(self._woken)
@@ -915,7 +911,7 @@ class IOStream:
                     break
                 full = len(self._buffer) > self.max_buffer_size
                 short = len(data) < self._full_read
-                if short and not (full or self._hidden() or self._reader_may_die):
+                if short and not (full or self.hidden() or self._reader_may_die):
                     return
             if full:
                 self.close(StreamBufferFullError("Reached maximum read buffer size"))
@@ -1084,7 +1080,7 @@ class SSLIOStream(IOStream):
         self._say_goodbye()
         super()._send_eof()
 
-    def _hidden(self) -> bool:
+    def hidden(self) -> bool:
         return not self._shaking_hands and self._ready and self._tls.pending() > 0
 
     def _on_readable(self) -> None:

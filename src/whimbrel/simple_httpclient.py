@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from whimbrel import _loops
 from whimbrel._deadlines import Deadlines
 from whimbrel._http1.grammar import LIMITS
-from whimbrel._loops import fork_count
 from whimbrel._policy.exchange import Exchange, Profile
 from whimbrel._simple.errors import CapabilityError
-from whimbrel._simple.plan import Plan
+from whimbrel._simple.plan import Plan, Ready
 from whimbrel._simple.pool import Pool
 from whimbrel._simple.resolve import Resolver
 from whimbrel._simple.transfer import Transfer
@@ -65,10 +65,13 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
                 "prepare_curl_callback needs libcurl: use"
                 " whimbrel.curl_httpclient.CurlAsyncHTTPClient (AsyncHTTPClient.configure)"
             )
-        plan = self._last_plan
-        if plan is None or plan.profile is not request.profile:
-            plan = self._last_plan = self._plan_of(request.profile)
-        transfer = Transfer(self, request, plan, callback)
+        ready: Ready | None = request.memo
+        if ready is None or not ready.bucket.is_known:
+            plan = self._last_plan
+            if plan is None or plan.profile is not request.profile:
+                plan = self._last_plan = self._plan_of(request.profile)
+            ready = plan.ready(self._pool, request)
+        transfer = Transfer(self, request, ready, callback)
         try:
             transfer.begin()
         except BaseException:
@@ -99,5 +102,5 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
 
     def __del__(self) -> None:
         super().__del__()
-        if not getattr(self, "_closed", True) and self._born == fork_count():
+        if not getattr(self, "_closed", True) and self._born == _loops.forks:
             self._free()

@@ -50,9 +50,16 @@ class SpyDriver(Driver):
         self.threads.add(threading.get_ident())
         super()._on_timer(timeout_ms)
 
-    def _on_socket(self, *arguments: Any) -> None:
-        self.threads.add(threading.get_ident())
-        super()._on_socket(*arguments)
+    def _open_multi(self) -> None:
+        poller = self._poller
+        note = type(poller).on_socket
+
+        def on_socket(*arguments: Any) -> None:
+            self.threads.add(threading.get_ident())
+            note(poller, *arguments)
+
+        poller.on_socket = on_socket
+        super()._open_multi()
 
 
 class Rig:
@@ -278,7 +285,7 @@ async def test_matrix_56_a_socket_that_cannot_be_watched(
             raise error("not this one")
 
         with monkeypatch.context() as patch:
-            patch.setattr(rig.driver._poller, "watch", watch)
+            patch.setattr(rig.driver._poller, "_watch", watch)
             assert (await rig.get(server.url("/broken")))[0] == FAILED
         release.set()
         assert await asyncio.gather(*others) == [(0, b"/0"), (0, b"/1"), (0, b"/2")]
@@ -545,19 +552,24 @@ async def test_rule_3_an_idle_socket_is_not_watched_for_writing(
         loop, lambda fd, mask: ready.append((fd, mask)), idle.extend, lambda fd: None
     )
     here, there = socket.socketpair()
+    multi = pycurl.CurlMulti()
+
+    def tell(what: int) -> None:
+        poller.on_socket(what, here.fileno(), multi, None)
+
     with here, there:
-        poller.watch(here.fileno(), pycurl.POLL_OUT)
-        poller.idle(here.fileno())
+        tell(pycurl.POLL_OUT)
+        tell(pycurl.POLL_REMOVE)
         await _pass(0.05)
         assert idle == []
         there.send(b"stray")
         await until(lambda: idle)
         assert idle == [here.fileno()]
 
-        poller.watch(here.fileno(), pycurl.POLL_OUT)
+        tell(pycurl.POLL_OUT)
         saboteur.fail("modify")
-        poller.idle(here.fileno())
-        poller.watch(here.fileno(), pycurl.POLL_IN)
+        tell(pycurl.POLL_REMOVE)
+        tell(pycurl.POLL_IN)
         await until(lambda: ready)
         assert ready[0] == (here.fileno(), pycurl.CSELECT_IN)
         poller.close()

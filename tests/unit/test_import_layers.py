@@ -42,7 +42,7 @@ LAYERS: dict[str, set[str]] = {
     "whimbrel._streaming": set(),
     "whimbrel._deadlines": set(),
     "whimbrel._curl": set(),
-    "whimbrel._curl.driver": set(),
+    "whimbrel._curl.driver": {"whimbrel._loops"},
     CAPABILITIES: set(),
     # Pure decisions.
     HTTPUTIL: {"whimbrel.util"},

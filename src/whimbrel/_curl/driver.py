@@ -23,6 +23,7 @@ See docs/internals/driver.md.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import select
 import threading
@@ -30,6 +31,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pycurl
+
+from whimbrel._loops import clock_of
 
 Done = Callable[[int, str], None]
 
@@ -72,35 +75,42 @@ class Driver:
         if use_epoll is None:
             use_epoll = hasattr(select, "epoll")
         self._poller: _EpollPoller | _LoopPoller = (_EpollPoller if use_epoll else _LoopPoller)(
-            loop, self._on_ready, self._on_batch, self._note_broken
+            loop, self._action, self._on_batch, self._note_broken
         )
+        self._clock = clock_of(loop)
         self._open_multi()
 
     def _open_multi(self) -> None:
         self._due: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_due = math.inf  # when it rings
         self._soon: asyncio.Handle | None = None
+        self._poller.own = _lowest_free_fd()  # where libcurl's is going to be
         self._multi = multi = pycurl.CurlMulti()
-        multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
+        multi.setopt(pycurl.M_SOCKETFUNCTION, self._poller.on_socket)
         multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
         if self._max_connections is not None:
             multi.setopt(pycurl.M_MAXCONNECTS, self._max_connections)
 
     # What the owner asks for
 
-    def start(self, easy: pycurl.Curl, done: Done) -> None:
+    def start(self, easy: pycurl.Curl, done: Done, *, at_once: bool = False) -> None:
         """Begin a transfer; ``done(code, message)`` is called once, from the loop, at its end.
 
         `code` is libcurl's (0 is success), or `FAILED`. When `done` is called, the handle is
-        the caller's again.
+        the caller's again. With `at_once` libcurl's callbacks may be called before this returns,
+        which spares a transfer that is alone a turn of the loop.
         """
         if self._closed:
             raise RuntimeError("the driver is closed")
         self._transfers[easy] = done
         if self._inside:
             self._defer(lambda: self._add(easy))
-        else:
-            self._add(easy)
+            return
+        self._add(easy)
+        if at_once and len(self._attached) == 1 and self._soon is not None:
+            # Several that start in one turn are better served together.
+            self._begin_at_once()
 
     def cancel(self, easy: pycurl.Curl) -> None:
         """End a transfer without a word, and close its handle and its connection."""
@@ -188,21 +198,36 @@ class Driver:
         finally:
             self._inside = False
 
+    def _begin_at_once(self) -> None:
+        """What `_on_soon` does, but for the ends of transfers: nobody is told of one in here."""
+        self._poller.drain()  # nothing is to be reaped: there is one transfer, and it has not begun
+        if self._closed:
+            return
+        soon, self._soon = self._soon, None
+        self._inside = True
+        try:
+            _, self._running = self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        except pycurl.error:
+            self._running = 0  # it will fail again, where that may be told
+        finally:
+            self._inside = False
+        if self._soon is None and self._running < len(self._attached):
+            self._soon = soon
+        elif soon is not None:
+            soon.cancel()
+
     def _discard(self, easy: pycurl.Curl) -> None:
         if easy in self._attached:
             self._inside = True
             try:
-                self._detach(easy)
+                self._attached.discard(easy)
+                self._multi.remove_handle(easy)
             except pycurl.error:
                 pass  # closing the handle removes it as well
             finally:
                 self._inside = False
         easy.close()
         self._after()
-
-    def _detach(self, easy: pycurl.Curl) -> None:
-        self._attached.discard(easy)
-        self._multi.remove_handle(easy)
 
     def _action(self, fd: int, mask: int) -> bool:
         """Let libcurl act on a socket or its timers; False if that ended the multi (rule 5)."""
@@ -237,18 +262,19 @@ class Driver:
         done = self._transfers.pop(easy, None)
         if done is None:
             return  # cancelled in a callback; its removal is deferred
-        if added:
-            self._inside = True
-            try:
-                self._detach(easy)
-            except pycurl.error as error:
-                code, message = _reason(error)
-            finally:
-                self._inside = False
-            self._tell(done, code, message)
-        else:
+        if not added:
             # start() promised not to call back from inside itself.
             self._loop.call_soon(done, code, message)
+            return
+        self._attached.discard(easy)
+        self._inside = True
+        try:
+            self._multi.remove_handle(easy)
+        except pycurl.error as error:
+            code, message = _reason(error)
+        finally:
+            self._inside = False
+        self._tell(done, code, message)
 
     def _tell(self, done: Done, code: int, message: str) -> None:
         try:
@@ -293,22 +319,16 @@ class Driver:
             self._due = None
             self._run_soon()
         else:
-            self._due = due = self._loop.time() + timeout_ms / 1000
+            self._due = due = self._clock() + timeout_ms / 1000
             # An alarm that rings early looks at _due again: moving a deadline later is free.
-            if self._alarm is None or self._alarm.when() > due:
+            if due < self._alarm_due:
                 if self._alarm is not None:
                     self._alarm.cancel()
-                self._alarm = self._loop.call_at(due, self._ring)
+                self._set_alarm(due)
 
-    def _on_socket(self, what: int, fd: int, multi: pycurl.CurlMulti, data: Any) -> None:
-        try:
-            if what == pycurl.POLL_REMOVE:
-                self._poller.idle(fd)
-            else:
-                self._poller.watch(fd, what)
-        except (OSError, ValueError, RuntimeError, NotImplementedError):
-            # No descriptor left, or none that can be watched: only its transfer must fail.
-            self._note_broken(fd)
+    def _set_alarm(self, due: float) -> None:
+        self._alarm_due = due
+        self._alarm = self._loop.call_at(due, self._ring)
 
     def _note_broken(self, fd: int) -> None:
         self._broken.append(fd)
@@ -334,18 +354,15 @@ class Driver:
 
     def _ring(self) -> None:
         self._alarm = None
+        self._alarm_due = math.inf
         if self._closed or self._due is None:
             return
         # The loop's clock may end a hair early: then ring again.
-        if self._due > self._loop.time() + 0.0005:
-            self._alarm = self._loop.call_at(self._due, self._ring)
+        if self._due > self._clock() + 0.0005:
+            self._set_alarm(self._due)
             return
         self._due = None
         self._on_soon()
-
-    def _on_ready(self, fd: int, mask: int) -> None:
-        """A socket that libcurl watches is ready."""
-        self._action(fd, mask)
 
     def _on_batch(self, idle: list[int]) -> None:
         """Every socket of one wake-up was served; `idle` had events though none was due."""
@@ -390,6 +407,12 @@ class Driver:
         if self._soon is not None:
             self._soon.cancel()
         self._alarm = self._soon = self._due = None
+        self._alarm_due = math.inf
+
+
+_UNWATCHABLE = (OSError, ValueError, RuntimeError, NotImplementedError)
+"""What it raises if there is no descriptor left, or none that can be watched. Only the transfer
+on it must fail then."""
 
 
 class _EpollPoller:
@@ -408,7 +431,7 @@ class _EpollPoller:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_ready: Callable[[int, int], None],
+        on_ready: Callable[[int, int], object],
         on_batch: Callable[[list[int]], None],
         on_broken: Callable[[int], None],
     ) -> None:
@@ -422,17 +445,38 @@ class _EpollPoller:
         self._reborn: set[int] = set()
         # Made for the first socket: that there is no descriptor left for it is that one's failure.
         self._epoll: select.epoll | None = None
+        # The fd by which libcurl wakes itself, open for as long as the multi is: it comes and
+        # goes with the first and last transfer, and needs no new entry each time. -1: unknown.
+        self.own = -1
+        self._is_first = True
 
     def _open(self) -> None:
         epoll = select.epoll()
         self._loop.add_reader(epoll.fileno(), self.drain)
         self._epoll = epoll
 
-    def watch(self, fd: int, what: int) -> None:
+    def on_socket(self, what: int, fd: int, multi: pycurl.CurlMulti, data: Any) -> None:
+        """M_SOCKETFUNCTION."""
+        if what == pycurl.POLL_REMOVE:
+            self._let_idle(fd)
+            return
+        try:
+            self._watch(fd, what)
+        except _UNWATCHABLE:
+            self._on_broken(fd)
+
+    def _watch(self, fd: int, what: int) -> None:
         if self._epoll is None:
             self._open()
             assert self._epoll is not None
         events = self._TO_EPOLL[what]
+        if fd == self.own:
+            if self._masks.get(fd) == what:
+                self._watched.add(fd)
+                return
+        elif self._is_first:
+            self.own = -1  # libcurl's comes before any other
+        self._is_first = False
         if fd in self._masks:
             # libcurl may have closed it and got the number again: epoll forgot the old one.
             try:
@@ -445,7 +489,7 @@ class _EpollPoller:
         self._masks[fd] = what
         self._watched.add(fd)
 
-    def idle(self, fd: int) -> None:
+    def _let_idle(self, fd: int) -> None:
         self._watched.discard(fd)
         if self._masks.get(fd, _IN) != _IN:
             # Writable for ever: an idle connection is watched for reading alone.
@@ -503,7 +547,7 @@ class _EpollPoller:
         self.clear()
         for fd, what in masks.items():
             try:
-                self.watch(fd, what)
+                self._watch(fd, what)
             except OSError:
                 if fd in watched:
                     self._on_broken(fd)
@@ -518,6 +562,7 @@ class _EpollPoller:
         self._watched.clear()
         self._reborn.clear()
         self._masks = {}
+        self._is_first = True
 
     def close(self) -> None:
         if self._epoll is not None and self._loop.is_closed():
@@ -532,19 +577,31 @@ class _LoopPoller:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_ready: Callable[[int, int], None],
+        on_ready: Callable[[int, int], object],
         on_batch: Callable[[list[int]], None],
         on_broken: Callable[[int], None],
     ) -> None:
         self._loop = loop
         self._on_ready = on_ready
         self._on_batch = on_batch
+        self._on_broken = on_broken
+        self.own = -1
         self._watched: dict[int, int] = {}
         # Numbers of idle sockets. Some are closed, or another's, by the time they are looked at.
         self._idle: set[int] = set()
         self._idle_poll = select.poll()
 
-    def watch(self, fd: int, what: int) -> None:
+    def on_socket(self, what: int, fd: int, multi: pycurl.CurlMulti, data: Any) -> None:
+        """M_SOCKETFUNCTION."""
+        try:
+            if what == pycurl.POLL_REMOVE:
+                self._let_idle(fd)
+            else:
+                self._watch(fd, what)
+        except _UNWATCHABLE:
+            self._on_broken(fd)
+
+    def _watch(self, fd: int, what: int) -> None:
         before = self._watched.get(fd, 0)
         self._forget_idle(fd)
         # Not a selector's idea of the fd but libcurl's: the number may be a new socket.
@@ -561,7 +618,7 @@ class _LoopPoller:
         if what & _OUT:
             self._loop.remove_writer(fd)
 
-    def idle(self, fd: int) -> None:
+    def _let_idle(self, fd: int) -> None:
         # libcurl closes a socket right after this call or never: it may not stay with the
         # loop, whose selector would keep a dead number. Idle ones are looked at in drain().
         self._remove(fd, self._watched.pop(fd, 0))
@@ -599,6 +656,16 @@ class _LoopPoller:
     def close(self) -> None:
         if not self._loop.is_closed():
             self.clear()
+
+
+def _lowest_free_fd() -> int:
+    """The descriptor that whoever opens one next will get."""
+    try:
+        fd = os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return -1
+    os.close(fd)
+    return fd
 
 
 def _keep_for_ever(thing: object) -> None:

@@ -32,18 +32,18 @@ class Gate:
         self.waiting: dict[Entrant, None] = {}
         self._deadlines: Deadlines[Entrant] = Deadlines(loop, self._expire)
 
-    def enter(self, entrant: Entrant, deadline: float | None) -> bool:
-        """Take a slot and return True, or join the queue until `deadline` and return False.
-
-        `deadline` is in the loop's time; None waits for ever.
-        """
+    def enter(self) -> bool:
+        """Take a slot, if one is free; tell whether it was."""
         if self.active < self.limit:
             self.active += 1
             return True
+        return False
+
+    def wait(self, entrant: Entrant, deadline: float | None) -> None:
+        """Join the queue until `deadline`, which is in the loop's time; None waits for ever."""
         self.waiting[entrant] = None
         if deadline is not None:
             self._deadlines.add(entrant, deadline)
-        return False
 
     def withdraw(self, entrant: Entrant) -> None:
         """Take a waiting entrant out of the queue; nothing happens if it is not there."""
