@@ -85,8 +85,9 @@ class Driver:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_due = math.inf  # when it rings
         self._soon: asyncio.Handle | None = None
-        self._poller.own = _lowest_free_fd()  # where libcurl's is going to be
+        free = _lowest_free_fd()
         self._multi = multi = pycurl.CurlMulti()
+        self._poller.own = _eventfds_from(free)
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._poller.on_socket)
         multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
         if self._max_connections is not None:
@@ -445,9 +446,10 @@ class _EpollPoller:
         self._reborn: set[int] = set()
         # Made for the first socket: that there is no descriptor left for it is that one's failure.
         self._epoll: select.epoll | None = None
-        # The fd by which libcurl wakes itself, open for as long as the multi is: it comes and
-        # goes with the first and last transfer, and needs no new entry each time. -1: unknown.
-        self.own = -1
+        # The eventfd by which libcurl wakes itself is open for as long as the multi is: it comes
+        # and goes with the first and last transfer, and needs no new entry each time. It is the
+        # first fd that libcurl tells of, and among those that came with the multi (`own`).
+        self.own: set[int] = set()
         self._is_first = True
 
     def _open(self) -> None:
@@ -470,13 +472,12 @@ class _EpollPoller:
             self._open()
             assert self._epoll is not None
         events = self._TO_EPOLL[what]
-        if fd == self.own:
-            if self._masks.get(fd) == what:
-                self._watched.add(fd)
-                return
-        elif self._is_first:
-            self.own = -1  # libcurl's comes before any other
-        self._is_first = False
+        if self._is_first:
+            self._is_first = False
+            self.own &= {fd}
+        elif fd in self.own and self._masks.get(fd) == what:
+            self._watched.add(fd)
+            return
         if fd in self._masks:
             # libcurl may have closed it and got the number again: epoll forgot the old one.
             try:
@@ -585,7 +586,7 @@ class _LoopPoller:
         self._on_ready = on_ready
         self._on_batch = on_batch
         self._on_broken = on_broken
-        self.own = -1
+        self.own: set[int] = set()
         self._watched: dict[int, int] = {}
         # Numbers of idle sockets. Some are closed, or another's, by the time they are looked at.
         self._idle: set[int] = set()
@@ -666,6 +667,18 @@ def _lowest_free_fd() -> int:
         return -1
     os.close(fd)
     return fd
+
+
+def _eventfds_from(fd: int) -> set[int]:
+    """The eventfds among a few descriptors from `fd` on; -1 is no descriptor."""
+    found = set()
+    for number in range(fd, fd + 4) if fd >= 0 else ():
+        try:
+            if os.readlink(f"/proc/self/fd/{number}") == "anon_inode:[eventfd]":
+                found.add(number)
+        except OSError:
+            pass  # no such descriptor, or no /proc
+    return found
 
 
 def _keep_for_ever(thing: object) -> None:

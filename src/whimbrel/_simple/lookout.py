@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from whimbrel._simple.pool import Connection
 
-LOOK_LASTS = 0.0005
+LOOK_LASTS = 0.002
 """Seconds for which a look holds: about what a turn of a busy loop takes. A peer that can choose
 its moment can as well choose the one after the request was sent."""
 
