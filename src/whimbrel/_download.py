@@ -136,8 +136,7 @@ class Download:
 
         `length` is that of the whole body, as its head announced it. The caller tells with
         `filled` what it put there, from the beginning, and releases the view at last; nothing can
-        be fed as long as it exists. None if the body is not just kept, or would be too long; the
-        view is empty where there is no memory for it.
+        be fed as long as it exists. None if the body is not just kept, or too long.
         """
         buffer = self._rest_of(length)
         if buffer is None:
@@ -163,8 +162,10 @@ class Download:
         if self._decoder is not None or self._on_data is not None or length > self._limit > 0:
             return None
         buffer = room_for(length)
-        buffer.write(self.body)
-        self._buffer = buffer
+        if buffer is not None:
+            buffer.write(self.body)
+            self._chunk = b""
+            self._buffer = buffer
         return buffer
 
     def finish(self) -> None:

@@ -21,18 +21,18 @@ _MADV_HUGEPAGE = 14
 _advise: Callable[[int, int], object] | None = None
 
 
-def room_for(size: int) -> BytesIO:
+def room_for(size: int) -> BytesIO | None:
     """A buffer that is `size` zero bytes long, to be written over from its beginning.
 
     They take no memory before they are written to. Its ``getvalue()`` copies nothing, if no view
-    of it is left. Beyond 1 GiB, and where so much cannot be had, it is empty, and grows.
+    of it is left. None for more than 1 GiB, and where so much cannot be had.
     """
     if size > _MOST:
-        return BytesIO()
+        return None
     try:
         buffer = BytesIO(bytes(size))
     except MemoryError:
-        return BytesIO()
+        return None
     if size >= HUGE and sys.platform == "linux":
         _ask_for_huge_pages(buffer, size)
     return buffer
