@@ -582,13 +582,13 @@ class IOStream:
     def set_bulk(self, bulk: bool) -> None:
         """Push mode: tell whether a large message is coming. Then more is read at once, up to
         120 KiB, and several times at a wake-up of the loop."""
-        self._drains = bulk or self._reader_may_die
         if bulk and self._small_chunk_size is None:
             self._small_chunk_size = self.read_chunk_size
             self.read_chunk_size = max(self.read_chunk_size, _LARGE_READ)
         elif not bulk and self._small_chunk_size is not None:
             self.read_chunk_size = self._small_chunk_size
             self._small_chunk_size = None
+        self._choose_reading()
 
     def fill(self, target: memoryview, filled: Callable[[int], None]) -> bool:
         """Push mode: put what comes into `target` until it is full, instead of delivering it.
@@ -601,6 +601,7 @@ class IOStream:
         if self._buffer or self._closed or not len(target):
             return False
         self._target, self._filled, self._on_filled = target, 0, filled
+        self._choose_reading()
         return True
 
     def _end_fill(self) -> None:
@@ -608,6 +609,12 @@ class IOStream:
             self._target.release()
             self._target = None
             self._on_filled = _nobody
+            self._choose_reading()
+
+    def _choose_reading(self) -> None:
+        self._drains = (
+            self._reader_may_die or self._small_chunk_size is not None or self._target is not None
+        )
 
     def pause_reading(self) -> None:
         """Deliver nothing until :meth:`resume_reading`; the peer is held back by TCP."""
