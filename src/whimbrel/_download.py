@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
-from io import BytesIO
+from io import SEEK_CUR, BytesIO
 from typing import Any, NamedTuple
 
+from whimbrel._memory import room_for
 from whimbrel._policy.decoding import ContentDecoder, decoder_for
 from whimbrel._policy.exchange import Exchange
+
+LARGE = 256 * 1024
+"""A body of so many bytes or more is large: a longer way to take it pays."""
 
 
 class Download:
@@ -71,7 +75,7 @@ class Download:
         self._decoder: ContentDecoder | None = None
         self._chunk = b""
         self._buffer: BytesIO | None = None
-        self._size = 0
+        self._size = 0  # of what was fed
         self._blocker: asyncio.Future[Any] | None = None
         self._rest: Iterator[bytes] | None = None
         self._cancelled = False
@@ -87,7 +91,11 @@ class Download:
     @property
     def body(self) -> bytes:
         """What was buffered; empty where the body was delivered or discarded."""
-        return self._chunk if self._buffer is None else self._buffer.getvalue()
+        buffer = self._buffer
+        if buffer is None:
+            return self._chunk
+        buffer.truncate()  # at the end of what was written: there may have been room for more
+        return buffer.getvalue()
 
     def begin(self, content_encoding: str) -> None:
         """Decode what follows, by the value of ``Content-Encoding``; "" is nothing to decode.
@@ -110,10 +118,55 @@ class Download:
         """
         if self._decoder is not None:
             self._consume(self._decoder.feed(chunk))
-        elif self._on_data is not None:
-            self._consume(iter((chunk,)))
-        else:
+            return
+        if not chunk:
+            return
+        self._size = size = self._size + len(chunk)
+        if size > self._limit > 0:
+            raise self._too_long()
+        if self._on_data is None:
             self._keep(chunk)
+            return
+        waiting = self._on_data(chunk)
+        if waiting is not None:
+            self._hold(waiting, None)
+
+    def room(self, length: int) -> memoryview | None:
+        """Where the backend may put what is still to come, instead of feeding it.
+
+        `length` is that of the whole body, as its head announced it. The caller tells with
+        `filled` what it put there, from the beginning, and releases the view at last; nothing can
+        be fed as long as it exists. None if the body is not just kept, or too long.
+        """
+        buffer = self._rest_of(length)
+        if buffer is None:
+            return None
+        with buffer.getbuffer() as whole:
+            return whole[buffer.tell() :]
+
+    def filled(self, count: int) -> None:
+        """`count` bytes have been put into the `room`."""
+        assert self._buffer is not None
+        self._buffer.seek(count, SEEK_CUR)
+
+    def writer(self, length: int) -> Callable[[bytes], int] | None:
+        """A function that takes what is still to come, instead of `feed`, and does not count it.
+
+        `length` and None are as for `room`; the backend sees to it that no more comes.
+        """
+        buffer = self._rest_of(length)
+        return None if buffer is None else buffer.write
+
+    def _rest_of(self, length: int) -> BytesIO | None:
+        """The buffer of a body of `length` bytes, for the rest of it, where it is just kept."""
+        if self._decoder is not None or self._on_data is not None or length > self._limit > 0:
+            return None
+        buffer = room_for(length)
+        if buffer is not None:
+            buffer.write(self.body)
+            self._chunk = b""
+            self._buffer = buffer
+        return buffer
 
     def finish(self) -> None:
         """The body has ended. Raises DecodingError if it is cut short within its coding."""
@@ -140,23 +193,18 @@ class Download:
         for piece in pieces:
             if not piece:
                 continue
-            on_data = self._on_data
-            if on_data is None:
+            self._size += len(piece)
+            if self._size > self._limit > 0:
+                raise self._too_long()
+            if self._on_data is None:
                 self._keep(piece)
                 continue
-            self._count(len(piece))
-            waiting = on_data(piece)
-            if self._cancelled:
-                if asyncio.iscoroutine(waiting):
-                    waiting.close()  # cancelled by the callback: it will not be awaited
-                return
-            if waiting is not None and self._wait_for(waiting):
-                self._rest = pieces
+            waiting = self._on_data(piece)
+            if (self._cancelled or waiting is not None) and self._hold(waiting, pieces):
                 return
 
     def _keep(self, piece: bytes) -> None:
         """Buffer a piece of the body."""
-        self._count(len(piece))
         if self._buffer is not None:
             self._buffer.write(piece)
         elif self._chunk:
@@ -166,14 +214,23 @@ class Download:
         else:
             self._chunk = piece
 
-    def _count(self, size: int) -> None:
-        self._size += size
-        if self._limit and self._size > self._limit:
-            raise self._limit_error(
-                f"the body passes max_body_size: more than {self._limit} bytes, {self._size} so far"
-            )
+    def _too_long(self) -> Exception:
+        return self._limit_error(
+            f"the body passes max_body_size: more than {self._limit} bytes, {self._size} so far"
+        )
 
     # Pauses
+
+    def _hold(self, waiting: Awaitable[None] | None, rest: Iterator[bytes] | None) -> bool:
+        """Deliver `rest` when `waiting` is done; False if it is already, and may go on."""
+        if self._cancelled:
+            if asyncio.iscoroutine(waiting):
+                waiting.close()  # cancelled by the callback: it will not be awaited
+            return True
+        if waiting is None or not self._wait_for(waiting):
+            return False
+        self._rest = rest
+        return True
 
     def _wait_for(self, waiting: Awaitable[None]) -> bool:
         """Hold the transfer until `waiting` is done; False if it is already."""

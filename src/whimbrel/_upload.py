@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from whimbrel._policy.exchange import Exchange
 
 # What may wait to be sent before write() holds its caller back.
-HIGH_WATER = 64 * 1024
+HIGH_WATER = 256 * 1024
 
 
 class Upload:
@@ -92,12 +92,23 @@ class Upload:
         else:
             chunk = self._chunks.popleft()[self._offset :]
             self._offset = 0
+            if self._chunks and len(chunk) + len(self._chunks[0]) <= size:
+                chunk = self._joined(chunk, size)
         self._size -= len(chunk)
         if self._size < HIGH_WATER and self._room is not None:
             if not self._room.done():
                 self._room.set_result(None)
             self._room = None
         return chunk
+
+    def _joined(self, first: bytes, size: int) -> bytes:
+        """`first`, and as many of the chunks behind it as fit into `size` bytes."""
+        chunks, pieces = self._chunks, [first]
+        size -= len(first)
+        while chunks and len(chunks[0]) <= size:
+            size -= len(chunks[0])
+            pieces.append(chunks.popleft())
+        return b"".join(pieces)
 
     def rewind(self) -> bool:
         """Go back to the beginning; False if the body cannot be produced once more."""

@@ -56,6 +56,11 @@ _JOINED_SIZE = 64 * 1024
 # Reads in a row before other sockets of the loop have their turn.
 _READS_AT_ONCE = 16
 
+# What is read at once of a large message. Below 128 KiB, from where malloc maps the memory of each
+# piece and unmaps it again; but what goes into a buffer that is there needs none.
+_LARGE_READ = 120 * 1024
+_FILLING_READ = 256 * 1024
+
 # "Not now": the four ways in which sockets and TLS sockets say it.
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -90,7 +95,7 @@ class Receiver(Protocol):
     """
 
     def data_received(self, data: bytes) -> None:
-        """Take what came: not empty, and at most ``read_chunk_size`` bytes."""
+        """Take what came: not empty, and at most ``read_chunk_size`` bytes (see ``set_bulk``)."""
 
     def eof_received(self) -> None:
         """The peer sends no more; the stream is still open for writing."""
@@ -192,6 +197,11 @@ class IOStream:
         self._paused = False
         self._wake_up: asyncio.Handle | None = None
         self._full_read = self.read_chunk_size  # more is likely to be there after one of this size
+        self._small_chunk_size: int | None = None  # read_chunk_size again after set_bulk(False)
+        self._drains = self._reader_may_die  # reads several times at a wake-up
+        self._target: memoryview | None = None  # of fill()
+        self._filled = 0
+        self._on_filled: Callable[[int], None] = _nobody
         # Writing
         self._watches_writes = False
         self._out: deque[bytes | memoryview] = deque()
@@ -375,6 +385,7 @@ class IOStream:
         self.unsent = 0
         self._receiver = None
         self._deliver = _nobody
+        self._end_fill()
         if self.loop.is_closed():
             return  # nobody is there to be told
         self._fail_pending()
@@ -556,12 +567,50 @@ class IOStream:
         """Leave push mode; nothing is read until a read is begun, or a receiver attached."""
         self._receiver = None
         self._deliver = _nobody
+        self._end_fill()
         self._paused = False
         self._owes_drained = False
         if self._wake_up is not None:
             self._wake_up.cancel()
             self._wake_up = None
         self._unwatch_reads()
+
+    def set_bulk(self, bulk: bool) -> None:
+        """Push mode: tell whether a large message is coming. Then more is read at once, up to
+        120 KiB, and several times at a wake-up of the loop."""
+        if bulk and self._small_chunk_size is None:
+            self._small_chunk_size = self.read_chunk_size
+            self.read_chunk_size = max(self.read_chunk_size, _LARGE_READ)
+        elif not bulk and self._small_chunk_size is not None:
+            self.read_chunk_size = self._small_chunk_size
+            self._small_chunk_size = None
+        self._choose_reading()
+
+    def fill(self, target: memoryview, filled: Callable[[int], None]) -> bool:
+        """Push mode: put what comes into `target` until it is full, instead of delivering it.
+
+        ``filled(count)`` is called for each piece, in the order in which they lie there. The view
+        is the stream's, which releases it when it is full (before the last call), or when the
+        receiver leaves or the stream closes. False if what is here has to be delivered first;
+        nothing has changed then, and the view is the caller's.
+        """
+        if self._buffer or self._closed or not len(target):
+            return False
+        self._target, self._filled, self._on_filled = target, 0, filled
+        self._choose_reading()
+        return True
+
+    def _end_fill(self) -> None:
+        if self._target is not None:
+            self._target.release()
+            self._target = None
+            self._on_filled = _nobody
+            self._choose_reading()
+
+    def _choose_reading(self) -> None:
+        self._drains = (
+            self._reader_may_die or self._small_chunk_size is not None or self._target is not None
+        )
 
     def pause_reading(self) -> None:
         """Deliver nothing until :meth:`resume_reading`; the peer is held back by TCP."""
@@ -769,7 +818,7 @@ class IOStream:
 
     def _lost_by_sending(self, error: OSError) -> None:
         while self._receiver is not None and not (self._paused or self._eof):
-            if not self._receive():
+            if not self._read_once():
                 break
         self._lost(error)
 
@@ -814,15 +863,15 @@ class IOStream:
             self._unwatch_reads()
         elif self._buffer:
             self._catch_up()
-        elif self._reader_may_die:
-            self._drain(0)
+        elif self._drains:
+            self._drain(0 if self._reader_may_die else self.read_chunk_size)
         else:
             self._receive()
 
     def _drain(self, enough: int) -> None:
         """Push mode: receive until that gives less than ``enough`` bytes, or nothing at all."""
         for _ in range(_READS_AT_ONCE):
-            size = self._receive()
+            size = self._read_once()
             if not size or self._receiver is None:
                 return
             if self._paused:
@@ -833,6 +882,12 @@ class IOStream:
                 return
         if self._wake_up is None:
             self._wake_up = self.loop.call_soon(self._woken)
+
+    def _read_once(self) -> int:
+        """Push mode: take what one system call gives; return its size, 0 if there was nothing."""
+        if self._target is not None:
+            return self._receive_into(self._target)
+        return self._receive()
 
     def _receive(self) -> int:
         """Push mode: deliver what one ``recv`` gives; return its size, 0 if there was nothing."""
@@ -848,13 +903,40 @@ class IOStream:
             if data:
                 self._deliver(data)
                 return len(data)
-            self._eof = True
-            self._unwatch_reads()
-            if self._receiver is not None:
-                self._receiver.eof_received()
+            self._end_received()
         except Exception as error:  # noqa: BLE001 (whatever a receiver raises)
             self._receiver_failed(error)
         return 0
+
+    def _receive_into(self, target: memoryview) -> int:
+        """The same for a target that is to be filled."""
+        try:
+            with target[self._filled : self._filled + _FILLING_READ] as part:
+                size = self.socket.recv_into(part)
+        except _WOULD_BLOCK as reason:
+            self._recv_blocked(reason)
+            return 0
+        except OSError as error:
+            self._lost(error)
+            return 0
+        try:
+            if size:
+                on_filled = self._on_filled
+                self._filled += size
+                if self._filled == len(target):
+                    self._end_fill()
+                on_filled(size)
+                return size
+            self._end_received()
+        except Exception as error:  # noqa: BLE001 (whatever a receiver raises)
+            self._receiver_failed(error)
+        return 0
+
+    def _end_received(self) -> None:
+        self._eof = True
+        self._unwatch_reads()
+        if self._receiver is not None:
+            self._receiver.eof_received()
 
     def _recv_blocked(self, reason: BaseException) -> None:
         """Wait until receiving is worth another try; the loop is watching for reads."""
@@ -922,8 +1004,8 @@ class IOStream:
                 self._watch_reads()
 
 
-def _nobody(data: bytes) -> None:
-    """Stands in for the receiver's ``data_received`` where there is none."""
+def _nobody(_: object) -> None:
+    """Stands in for the receiver's ``data_received``, or for ``filled``, where there is none."""
 
 
 def _refuse(data: object) -> int:
@@ -1050,6 +1132,9 @@ class SSLIOStream(IOStream):
             self._connecting = None
             future.set_result(self)
         return future
+
+    def set_bulk(self, bulk: bool) -> None:
+        """Nothing: one read gives a record at most, and several are made at a wake-up anyway."""
 
     def start_tls(
         self,

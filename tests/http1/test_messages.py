@@ -266,3 +266,65 @@ def test_a_response_before_the_close_is_not_reusable() -> None:
     protocol = connection(CLIENT)
     assert feed(protocol, [RESPONSES["length"].wire]).events[-1] == END
     assert not protocol.reusable
+
+
+# -- the short way for a large body
+
+_LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
+
+
+def test_pieces_of_a_body_of_known_length_need_no_event() -> None:
+    protocol = connection(CLIENT)
+    protocol.receive(_LARGE + b"01")
+    assert isinstance(protocol.next_event(), Head)
+    assert protocol.rest == 0  # some that has come has not been looked at
+    assert not protocol.receive_body(b"23")
+    assert protocol.next_event() == b"01"
+    assert protocol.rest == 8
+    assert protocol.receive_body(b"23")
+    assert protocol.rest == 6
+    protocol.received_elsewhere(3)
+    assert protocol.rest == 3
+    assert protocol.next_event() is None
+    # The last of it, and what comes behind, goes the long way.
+    assert not protocol.receive_body(b"789")
+    protocol.receive(b"789")
+    assert [protocol.next_event(), protocol.next_event()] == [b"789", Event.END]
+    assert not protocol.receive_body(b"")
+    assert protocol.reusable
+
+
+def test_a_body_that_was_received_elsewhere_to_its_end() -> None:
+    protocol = connection(CLIENT)
+    protocol.receive(_LARGE)
+    assert isinstance(protocol.next_event(), Head)
+    protocol.received_elsewhere(10)
+    assert protocol.rest == 0
+    assert protocol.next_event() is Event.END
+    assert protocol.reusable
+
+
+def test_a_body_that_is_cut_short_while_it_is_received_elsewhere() -> None:
+    protocol = connection(CLIENT)
+    protocol.receive(_LARGE)
+    assert isinstance(protocol.next_event(), Head)
+    protocol.received_elsewhere(4)
+    protocol.receive_eof()
+    with pytest.raises(IncompleteError, match="with 6 bytes of the body to come"):
+        protocol.next_event()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"",
+    ],
+)
+def test_no_short_way_for_a_body_of_unknown_length(head: bytes) -> None:
+    protocol = connection(CLIENT)
+    protocol.receive(head)
+    protocol.next_event()
+    assert protocol.rest == 0
+    assert not protocol.receive_body(b"2\r\nab\r\n")

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -394,3 +395,195 @@ async def test_a_reset_right_behind_data_is_noticed(mode: str) -> None:
         stream.resume_reading()
         await until(lambda: told.lost)
         assert told.data == b"data"
+
+
+# -- large messages: more at a time, and into a buffer that is there
+
+
+class Filling:
+    """A target for fill(), and the counts that its owner is told."""
+
+    def __init__(self, stream: IOStream, size: int) -> None:
+        self.buffer = bytearray(size)
+        self.view = memoryview(self.buffer)
+        self.counts: list[int] = []
+        self.begun = stream.fill(self.view, self.counts.append)
+
+    @property
+    def released(self) -> bool:
+        try:
+            self.buffer.append(0)  # which a view forbids
+        except BufferError:
+            return False
+        self.buffer.pop()
+        return True
+
+
+async def test_a_target_is_filled_and_the_rest_delivered() -> None:
+    with connected() as (stream, peer):
+        told = Told()
+        stream.attach(told)
+        await peer.send(b"head")
+        await until(lambda: told.data == b"head")
+        filling = Filling(stream, len(BIG))
+        assert filling.begun
+        sending = asyncio.ensure_future(peer.send(BIG + b"behind it"))
+        await until(lambda: told.data == b"headbehind it")
+        await sending
+        assert filling.buffer == BIG
+        assert sum(filling.counts) == len(BIG)
+        assert filling.released
+
+
+async def test_a_target_is_released_before_its_owner_is_told_that_it_is_full() -> None:
+    with connected() as (stream, peer):
+        stream.attach(Told())
+        buffer = bytearray(5)
+
+        def filled(count: int) -> None:
+            if len(bytes(buffer).rstrip(b"\0")) == 5:
+                buffer.extend(b"!")  # which a view forbids
+
+        assert stream.fill(memoryview(buffer), filled)
+        await peer.send(b"hello")
+        await until(lambda: buffer == b"hello!")
+
+
+async def test_what_is_here_is_delivered_before_a_target_is_filled() -> None:
+    """fill() says no, and the view stays the caller's."""
+    with connected() as (stream, _):
+        answers: list[bool] = []
+
+        class Eager(Told):
+            def data_received(self, data: bytes) -> None:
+                super().data_received(data)
+                with memoryview(bytearray(10)) as view:
+                    answers.append(stream.fill(view, lambda _: None))
+                    assert len(view) == 10
+
+        stream.read_chunk_size = 5
+        stream.unread(b"helloworld")
+        told = Eager()
+        stream.attach(told)
+        assert told.data == b"helloworld"
+        assert answers == [False, True]
+
+
+@pytest.mark.parametrize("end", ["eof", "reset", "close", "detach"])
+async def test_a_target_that_is_never_full(end: str) -> None:
+    with connected() as (stream, peer):
+        told = Told()
+        stream.attach(told)
+        filling = Filling(stream, 100)
+        await peer.send(b"some")
+        await until(lambda: filling.counts == [4])
+        assert not filling.released
+        if end == "eof":
+            peer.sock.shutdown(1)
+            await until(lambda: told.eof)
+            stream.close()
+        elif end == "reset":
+            peer.reset()
+            await until(lambda: told.lost)
+        elif end == "close":
+            stream.close()
+        else:
+            stream.detach_receiver()
+            await peer.send(b"thing")
+            assert await stream.read_bytes(5) == b"thing"
+        assert filling.released
+        assert filling.buffer[:4] == b"some"
+        assert told.pieces == []
+
+
+async def test_a_filled_that_raises_closes_the_stream() -> None:
+    with connected() as (stream, peer):
+        failures: list[Any] = []
+        stream.loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        stream.attach(Told())
+
+        def filled(count: int) -> None:
+            raise ValueError(count)
+
+        stream.fill(memoryview(bytearray(10)), filled)
+        await peer.send(b"x")
+        await until(lambda: failures)
+        assert isinstance(failures[0], ValueError)
+        assert stream.closed()
+
+
+async def test_in_bulk_more_is_read_at_once_and_several_times() -> None:
+    with connected() as (stream, peer):
+        told = Told()
+        recv, waiting = stream._recv, b""
+
+        def receive(size: int) -> bytes:
+            # What lies in the system's buffer, which is too small here.
+            nonlocal waiting
+            recv(1)
+            data, waiting = waiting[:size], waiting[size:]
+            return data
+
+        stream._recv = receive
+        stream.attach(told)
+        stream.set_bulk(True)
+        waiting = b"x" * 1_000_000
+        await peer.send(b"y" * 9)  # a byte to be told of, for each read
+        await until(lambda: len(told.data) == 1_000_000)
+        sizes = [len(piece) for piece in told.pieces]
+        assert sizes == [122_880] * 8 + [16_960]
+        stream.set_bulk(False)
+        stream._recv = recv
+        told.pieces.clear()
+        await peer.send(b"z" * 200_000)
+        await until(lambda: len(told.data) == 200_000)
+        assert max(map(len, told.pieces)) <= 64 * 1024
+
+
+async def test_in_bulk_a_pause_holds_at_once() -> None:
+    with connected() as (stream, peer):
+
+        class Pausing(Told):
+            def data_received(self, data: bytes) -> None:
+                super().data_received(data)
+                stream.pause_reading()
+
+        told = Pausing()
+        stream.attach(told)
+        stream.set_bulk(True)
+        sending = asyncio.ensure_future(peer.send(BIG))
+        for count in range(1, 6):
+            await until(lambda count=count: len(told.pieces) == count)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert len(told.pieces) == count
+            stream.resume_reading()
+        sending.cancel()
+
+
+async def test_in_bulk_others_have_their_turn() -> None:
+    """However much is here, sixteen reads are the most in a row, and two such rows in a turn: one
+    that the loop told of, one that was left over."""
+    with connected() as (stream, peer):
+        reads: list[int] = []
+        turns: list[int] = []
+        told = Told()
+
+        def receive(size: int) -> bytes:
+            reads.append(size)
+            return b"x" * size
+
+        def turn() -> None:
+            turns.append(len(reads))
+            if len(turns) < 20:
+                stream.loop.call_soon(turn)
+
+        stream._recv = receive
+        stream.attach(told)
+        stream.set_bulk(True)
+        await peer.send(b"y")
+        turn()
+        await until(lambda: len(turns) == 20)
+        stream.close()
+        assert reads
+        assert max(b - a for a, b in pairwise(turns)) <= 32

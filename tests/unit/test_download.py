@@ -638,3 +638,77 @@ async def test_an_eager_coroutine_that_cancels_its_own_fetch(
     await _turns()
     assert steps == ["cancelled the fetch"]
     assert (rig.resumed, rig.failures) == (0, [])
+
+
+# -- room for the rest of a large body
+
+
+async def test_the_rest_is_put_where_it_is_kept() -> None:
+    """What was fed, then what the backend put there itself, in pieces."""
+    rig = Rig()
+    rig.download.feed(b"fed ")
+    rig.download.feed(b"twice ")
+    room = rig.download.room(16)
+    assert room is not None
+    assert len(room) == 6
+    for piece in (b"pu", b"t in"):
+        with room[: len(piece)] as part:
+            part[:] = piece
+        rest = room[len(piece) :]
+        rig.download.filled(len(piece))
+        room.release()
+        room = rest
+    room.release()
+    rig.download.finish()
+    assert rig.download.body == b"fed twice put in"
+
+
+async def test_the_rest_is_written_where_it_is_kept() -> None:
+    rig = Rig()
+    rig.download.feed(b"fed ")
+    write = rig.download.writer(12)
+    assert write is not None
+    assert write(b"wri") == 3
+    assert write(b"tten!") == 5
+    rig.download.finish()
+    assert rig.download.body == b"fed written!"
+
+
+async def test_room_that_was_not_used_is_no_part_of_the_body() -> None:
+    rig = Rig()
+    rig.download.feed(b"all")
+    assert rig.download.writer(1000) is not None
+    assert rig.download.body == b"all"
+
+
+async def test_a_body_is_not_copied_once_it_is_whole() -> None:
+    size = 8 * 1024 * 1024
+    rig = Rig()
+    room = rig.download.room(size)
+    assert room is not None
+    room[:] = b"x" * size
+    room.release()
+    rig.download.filled(size)
+    tracemalloc.start()
+    try:
+        body = rig.download.body
+        assert tracemalloc.get_traced_memory()[1] < size // 2
+    finally:
+        tracemalloc.stop()
+    assert body == b"x" * size
+
+
+@pytest.mark.parametrize("way", ["room", "writer"])
+@pytest.mark.parametrize("why", ["decoded", "delivered", "discarded", "too long", "exabytes"])
+async def test_no_room(why: str, way: str) -> None:
+    """Where a body is more than just kept it goes through feed(), which sees all of it."""
+    options: dict[str, Any] = {"max_body_size": 9} if why == "too long" else {}
+    rig = Rig(Consumer() if why == "delivered" else None, **options)
+    if why == "discarded":
+        rig.download.discard()
+    rig.download.begin("gzip" if why == "decoded" else "")
+    rig.download.feed(b"")
+    assert getattr(rig.download, way)(1 << 60 if why == "exabytes" else 10) is None
+    if why == "too long":
+        rig.download.feed(b"123456789")
+        assert getattr(rig.download, way)(9) is not None

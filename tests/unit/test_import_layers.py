@@ -24,6 +24,7 @@ CAPABILITIES = "whimbrel._curl.capabilities"
 CONTRACT = "whimbrel.httpclient"
 HTTPUTIL = "whimbrel.httputil"
 DOWNLOAD = "whimbrel._download"
+MEMORY = "whimbrel._memory"
 UPLOAD = "whimbrel._upload"
 HTTP1 = "whimbrel._http1"
 IOSTREAM = "whimbrel.iostream"
@@ -40,6 +41,7 @@ LAYERS: dict[str, set[str]] = {
     "whimbrel.util": set(),
     "whimbrel._loops": set(),
     "whimbrel._streaming": set(),
+    MEMORY: set(),
     "whimbrel._deadlines": set(),
     "whimbrel._curl": set(),
     "whimbrel._curl.driver": {"whimbrel._loops"},
@@ -48,7 +50,7 @@ LAYERS: dict[str, set[str]] = {
     HTTPUTIL: {"whimbrel.util"},
     POLICY: {POLICY, HTTPUTIL, "whimbrel._deadlines", "whimbrel.util"},
     # What both backends put bodies through.
-    DOWNLOAD: {POLICY},
+    DOWNLOAD: {MEMORY, POLICY},
     UPLOAD: {POLICY},
     # The contract and the pipeline.
     CONTRACT: {

@@ -205,12 +205,12 @@ async def test_cancelled_by_another_hand() -> None:
 
 
 async def test_back_pressure_between_producer_and_backend() -> None:
-    """write() is done when less than 64 KiB wait to be sent, and not before."""
+    """write() is done when less than 256 KiB wait to be sent, and not before."""
     done: list[int] = []
 
     async def produce(write: Write) -> None:
         for number in range(4):
-            await write(b"x" * 40_000)
+            await write(b"x" * 160_000)
             done.append(number)
 
     rig = Rig(body_producer=produce)
@@ -220,10 +220,10 @@ async def test_back_pressure_between_producer_and_backend() -> None:
     assert rig.upload.take(10) == b"x" * 10
     await _turns()
     assert done == [0]
-    assert rig.upload.take(20_000) == b"x" * 20_000
+    assert rig.upload.take(80_000) == b"x" * 80_000
     await _turns()
     assert done == [0, 1]
-    assert await rig.rest() == b"x" * 139_990
+    assert await rig.rest() == b"x" * 559_990
     assert done == [0, 1, 2, 3]
 
 
@@ -233,10 +233,10 @@ async def test_writes_that_wait_together() -> None:
 
     async def produce(write: Write) -> None:
         async def one(name: str) -> None:
-            await write(bytes(50_000))
+            await write(bytes(200_000))
             done.append(name)
 
-        given_up = asyncio.ensure_future(write(bytes(100_000)))
+        given_up = asyncio.ensure_future(write(bytes(400_000)))
         given_up.cancel()
         await asyncio.gather(one("a"), one("b"))
 
@@ -244,7 +244,7 @@ async def test_writes_that_wait_together() -> None:
     assert rig.upload.take(1) is None
     await _turns()
     assert done == []
-    assert len(await rig.rest()) == 200_000
+    assert len(await rig.rest()) == 800_000
     assert done == ["a", "b"]
 
 
@@ -252,10 +252,10 @@ async def test_a_write_that_is_given_up() -> None:
     """Nobody waits for the room any more when it comes; the bytes are sent all the same."""
 
     async def produce(write: Write) -> None:
-        asyncio.ensure_future(write(bytes(100_000))).cancel()
+        asyncio.ensure_future(write(bytes(400_000))).cancel()
 
     rig = Rig(body_producer=produce)
-    assert len(await rig.rest()) == 100_000
+    assert len(await rig.rest()) == 400_000
 
 
 async def test_a_buffer_may_be_used_again() -> None:
@@ -308,6 +308,22 @@ async def test_pieces_of_any_size() -> None:
         assert got == body
 
 
+async def test_chunks_that_wait_are_taken_together() -> None:
+    """As many as fit are one piece; a chunk that does not fit begins the next."""
+
+    async def produce(write: Write) -> None:
+        for chunk in (b"one ", b"two ", b"three ", b"four"):
+            await write(chunk)
+
+    rig = Rig(body_producer=produce)
+    assert rig.upload.take(1) is None
+    await _turns()
+    assert rig.upload.take(13) == b"one two "
+    assert rig.upload.take(3) == b"thr"
+    assert rig.upload.take(100) == b"ee four"
+    assert rig.upload.take(100) == b""
+
+
 async def test_woken_once_for_each_wait() -> None:
     """wake() comes when there is something to take after None, and at no other time."""
     steps = [asyncio.Event() for _ in range(3)]
@@ -326,7 +342,7 @@ async def test_woken_once_for_each_wait() -> None:
     steps[0].set()
     await _turns()
     assert (rig.woken, rig.upload.waiting) == (1, False)
-    assert [rig.upload.take(100) for _ in range(3)] == [b"one", b"two", None]
+    assert [rig.upload.take(100) for _ in range(2)] == [b"onetwo", None]
     steps[1].set()
     await _turns()
     assert (rig.woken, rig.upload.waiting) == (1, True)

@@ -58,7 +58,7 @@ BASE: tuple[Pair, ...] = (
     (pycurl.PATH_AS_IS, 1),
     # The environment is read by us; libcurl's NO_PROXY would overrule an explicit proxy.
     (pycurl.NOPROXY, ""),
-    (pycurl.BUFFERSIZE, 256 * 1024),
+    (pycurl.BUFFERSIZE, 128 * 1024),
 )
 
 _HTTP_VERSIONS = {

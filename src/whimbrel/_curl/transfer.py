@@ -34,10 +34,10 @@ from whimbrel._curl.errors import (
     classify,
 )
 from whimbrel._curl.options import Plan, milliseconds, plan
-from whimbrel._download import Download
+from whimbrel._download import LARGE, Download
 from whimbrel._policy.decoding import DecodingError
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
-from whimbrel._upload import Upload
+from whimbrel._upload import HIGH_WATER, Upload
 from whimbrel.httpclient import HTTPError, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
 
@@ -48,6 +48,9 @@ MAX_ROUNDS = 5
 """Requests (or CONNECTs) of one exchange: digest with a stale nonce takes three; a server that
 says stale=true for ever would get thousands."""
 _LOOKS = 4  # at the byte counts, in stall_timeout
+_SMALL_BODY = 64 * 1024  # of a request: what an idle handle may keep, and one send takes
+_UPLOAD_BUFFER = 1024 * 1024  # for a larger one, of which this much is sent at a wake-up
+_FULL_PIECE = 16 * 1024  # what libcurl gives at most at once, whatever BUFFERSIZE says
 MAX_INTERIM = 10
 """Interim (1xx) responses to one request."""
 
@@ -79,6 +82,7 @@ class Transfer:
         "_completion",
         "_continued",
         "_deadline",
+        "_direct",
         "_dirty",
         "_download",
         "_early",
@@ -122,6 +126,7 @@ class Transfer:
         self._watching = False
         self._dirty = True
         self._applied: Exchange | None = None
+        self._direct = False  # WRITEFUNCTION is the buffer's own: see _write_directly
         self._exchange: Exchange | None = None
 
     # Begin
@@ -239,12 +244,15 @@ class Transfer:
         if profile.body == "bytes":
             setopt(pycurl.POSTFIELDSIZE_LARGE, len(exchange.body))
             setopt(pycurl.POSTFIELDS, exchange.body)
+            if len(exchange.body) > _SMALL_BODY:
+                setopt(pycurl.UPLOAD_BUFFERSIZE, _UPLOAD_BUFFER)
         elif profile.body == "stream":
             self._upload = Upload(
                 self._owner._driver_loop, exchange, self._resume_sending, self._fail_from_loop
             )
             length = exchange.content_length
             setopt(pycurl.READFUNCTION, self._on_read)
+            setopt(pycurl.UPLOAD_BUFFERSIZE, HIGH_WATER)
             setopt(pycurl.SEEKFUNCTION, self._on_seek)
             setopt(pycurl.INFILESIZE_LARGE, -1 if length is None else length)
         if exchange.connect_to is not None:
@@ -412,6 +420,9 @@ class Transfer:
                 if self._head_pending and self._deliver_head() == 0:
                     return 0
                 self._begin_body()
+                if len(chunk) >= _FULL_PIECE and self._early is None:
+                    assert self._exchange is not None
+                    self._owner._driver_loop.call_soon(self._write_directly, self._exchange)
             if self._early is not None:
                 self._early -= len(chunk)
                 if self._early <= 0:
@@ -426,13 +437,33 @@ class Transfer:
         if download is None:
             exchange = self._exchange
             assert exchange is not None
-            if self._chunk is None and not 0 < exchange.profile.max_body_size < len(chunk):
+            if (
+                self._chunk is None
+                and len(chunk) < _FULL_PIECE
+                and not 0 < exchange.profile.max_body_size < len(chunk)
+            ):
                 self._chunk = chunk  # all there will be, most often
                 return
             download = self._make_download()
             if self._chunk is not None:
                 download.feed(self._chunk)
         download.feed(chunk)
+
+    def _write_directly(self, exchange: Exchange) -> None:
+        """Of a large body that is just kept, let C write the rest where it is kept.
+
+        libcurl sees to it that no more comes than Content-Length says.
+        """
+        download = self._download
+        if self._exchange is not exchange or download is None or self._error is not None:
+            return
+        length = _content_length(self._lines[: self._block])
+        if length < LARGE or self._callback is None or exchange.prepare_curl_callback is not None:
+            return  # too small, over, or not what libcurl will write: a caller may let it decode
+        writer = download.writer(length)
+        if writer is not None:
+            self.easy.setopt(pycurl.WRITEFUNCTION, writer)
+            self._direct = True
 
     def _begin_body(self) -> None:
         """The header block is whole: from here on, header lines are trailers."""
@@ -642,9 +673,12 @@ class Transfer:
     def _release(self, code: int) -> None:
         exchange = self._exchange
         assert exchange is not None
-        if len(exchange.body) > 65536:
+        if len(exchange.body) > _SMALL_BODY:
             self.easy.reset()  # or the idle handle would hold on to it
             self._dirty = True
+        if self._direct:
+            self.easy.setopt(pycurl.WRITEFUNCTION, self._on_body)  # for the same reason
+            self._direct = False
         # A handle that served a caller's own options, or that failed, is not worth a risk.
         keep = exchange.prepare_curl_callback is None and (
             not code or code == pycurl.E_OPERATION_TIMEDOUT
@@ -873,6 +907,12 @@ def _is_status(line: bytes) -> bool:
 def _status_of(lines: list[bytes]) -> int:
     parts = lines[0].split(None, 2) if lines else []
     return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+
+
+def _content_length(lines: list[bytes]) -> int:
+    """0 where it is not given, or not once."""
+    found = [line[15:].strip() for line in lines if line[:15].lower() == b"content-length:"]
+    return int(found[0]) if len(found) == 1 and found[0].isdigit() else 0
 
 
 def _content_encoding(lines: list[bytes]) -> str:

@@ -207,6 +207,21 @@ class Protocol:
             return
         self._position = self._scanned = 0
 
+    def receive_body(self, data: bytes) -> bool:
+        """Take bytes from the peer if they are nothing but body, and not the last of it.
+
+        The short way for a large body of known length: `data` itself is the event then. After
+        False, `receive` them.
+        """
+        if len(data) >= self.rest:
+            return False
+        self._left -= len(data)
+        return True
+
+    def received_elsewhere(self, size: int) -> None:
+        """So many bytes of the `rest` of the body have come, and were taken past us."""
+        self._left -= size
+
     def receive_eof(self) -> None:
         """The peer has ended its side of the connection."""
         self._eof = True
@@ -729,6 +744,14 @@ class Protocol:
 
     def _read_refused(self) -> None:
         raise ProtocolError("the connection has failed already")
+
+    @property
+    def rest(self) -> int:
+        """Bytes of the body that are still to come; 0 where its length is not known, or where
+        some that have come have not been looked at."""
+        if self._framing is LENGTH and self.their_state is BODY and not self.buffered:
+            return self._left
+        return 0
 
     @property
     def rest_is_here(self) -> bool:

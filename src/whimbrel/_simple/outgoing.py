@@ -10,8 +10,11 @@ from whimbrel._policy.exchange import Exchange
 from whimbrel._simple.challenges import Challenges
 from whimbrel._simple.plan import Plan
 from whimbrel._simple.pool import Connection
-from whimbrel._upload import HIGH_WATER, Upload
+from whimbrel._upload import Upload
 from whimbrel.iostream import StreamClosedError
+
+_PIECE = 64 * 1024
+"""Bytes: of a body that is sent in one with its head, at most; and of a streamed one at a time."""
 
 
 class Outgoing:
@@ -127,7 +130,7 @@ class Outgoing:
             push(head)
         else:
             body = self._whole_body(connection)
-            if len(body) <= HIGH_WATER:
+            if len(body) <= _PIECE:
                 push(head + body)
             else:
                 push(head)  # rather than a copy of it all
@@ -172,8 +175,8 @@ class Outgoing:
         http1, stream = connection.http1, connection.stream
         self._produced = True
         try:
-            while stream.unsent < HIGH_WATER and not stream.closed():
-                chunk = upload.take(HIGH_WATER)
+            while stream.unsent < _PIECE and not stream.closed():
+                chunk = upload.take(_PIECE)
                 if self._upload is not upload or chunk is None:
                     return  # the producer has ended the exchange; or has nothing yet
                 self.body_sent = True

@@ -250,6 +250,12 @@ class NestedTLS:
                 self._flush()
         return data
 
+    def recv_into(self, buffer: memoryview) -> int:
+        """The same, into `buffer`; return their number."""
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def send(self, data: Any) -> int:
         """Encrypt and send the beginning of `data`; return how much of it is gone.
 

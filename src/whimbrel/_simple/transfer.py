@@ -20,7 +20,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from whimbrel._download import Download
+from whimbrel._download import LARGE, Download
 from whimbrel._http1.framing import NONE
 from whimbrel._http1.protocol import END, Head
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
@@ -73,6 +73,7 @@ class Transfer:
     _stall: asyncio.TimerHandle | None = None
     _received: int = 0
     _got_body: bool = False
+    _bulk: bool = False  # the stream reads large pieces
 
     def __init__(
         self,
@@ -193,6 +194,9 @@ class Transfer:
             self._received += len(data)
         try:
             if self._head is not None:
+                if connection.http1.receive_body(data):
+                    self._take_piece(connection, data)
+                    return
                 connection.http1.receive(data)
             else:
                 if not self._first_byte:
@@ -254,6 +258,44 @@ class Transfer:
             if self._callback is None:
                 return
         self._on_end()
+
+    def _take_piece(self, connection: Connection, data: bytes) -> None:
+        """A piece of the body has come, and nothing else; more is to come."""
+        self._feed(data)
+        download = self._download
+        if download is None or self._connection is not connection:
+            return
+        if download.paused:
+            self._pump()
+        elif not self._bulk and len(data) >= connection.stream.read_chunk_size:
+            # More was there than is read at once.
+            self._bulk = True
+            connection.stream.set_bulk(True)
+            self._fill(connection, download)
+
+    def _fill(self, connection: Connection, download: Download) -> None:
+        """Let the stream put the rest of a large body right where it is kept."""
+        head = self._head
+        assert head is not None
+        if connection.http1.rest >= LARGE:
+            room = download.room(head.length)
+            if room is not None and not connection.stream.fill(room, self._filled):
+                room.release()
+
+    def _filled(self, count: int) -> None:
+        """The stream has put more of the body where it is kept."""
+        connection, download = self._connection, self._download
+        assert connection is not None
+        assert download is not None
+        if self._stall is not None:
+            self._received += count
+        download.filled(count)
+        connection.http1.received_elsewhere(count)
+        try:
+            if not connection.http1.rest:
+                self._pump()
+        except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
+            self._fail(error)
 
     def _pump(self) -> None:
         """Go through what has come, until there is no more or the consumer wants a pause."""
@@ -597,6 +639,8 @@ class Transfer:
             return False
         if self._held:
             stream.resume_reading()
+        if self._bulk:
+            stream.set_bulk(False)
         self._connection = None
         connection.bucket.pool.give_back(connection)
         return True
