@@ -78,6 +78,7 @@ class Transfer:
         "_head_pending",
         "_href",
         "_interim",
+        "_lane",
         "_limits",
         "_lines",
         "_local",
@@ -109,6 +110,7 @@ class Transfer:
         self._watching = False
         self._dirty = True
         self._exchange: Exchange | None = None
+        self._lane = 0
 
     # Begin
 
@@ -241,6 +243,7 @@ class Transfer:
         self._requests = requests = self._requests + 1
         self._local = address = (local, local_port)
         self._remote = (remote, remote_port)
+        self._lane = self._owner._driver.lane_of(self.easy)
         if requests == 1:
             tainted = self._owner._tainted
             if tainted and address in tainted:
@@ -675,7 +678,8 @@ class Transfer:
         getinfo = self.easy.getinfo
         lines = self._lines[: self._block]
         owner = self._owner
-        connection = getinfo(_CONN_ID)
+        # libcurl counts the connections of each multi for itself.
+        connection = (self._lane << 32) + getinfo(_CONN_ID)
         reused = not getinfo(pycurl.NUM_CONNECTS)
         fields: dict[str, Any] = {
             "code": getinfo(pycurl.RESPONSE_CODE) or _status_of(lines),
