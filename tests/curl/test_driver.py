@@ -416,7 +416,7 @@ async def test_rule_3_an_event_on_an_idle_socket_is_told_once(
             assert saboteur.calls["socket_action"] == 0
         else:
             await server.finished()
-            assert await rig.get(it.url()) == (0, b"ok")
+            assert await rig.get(other.url()) == (0, b"ok")
         assert rig.idle_events == rig.sockets[:1]
         assert await rig.get(server.url()) == (0, b"ok")
         assert rig.idle_events == rig.sockets[:1]
@@ -453,7 +453,7 @@ async def test_rule_3_a_registration_that_cannot_be_taken_back(
             in_flight = asyncio.ensure_future(rig.get(slow.url()))
             await slow.requested()
             # One idle connection is allowed: this one takes the place of the first.
-            assert await rig.get(it.url()) == (0, b"ok")
+            assert await rig.get(other.url()) == (0, b"ok")
             saboteur.calls.clear()
             server.connections[0].close()
             if use_epoll:
@@ -480,7 +480,7 @@ async def test_rule_3_the_number_of_a_socket_held_elsewhere_comes_back(
     ):
         assert await rig.get(server.url()) == (0, b"ok")
         with _held_by_another_process(rig.sockets[0]):
-            assert await rig.get(it.url()) == (0, b"ok")
+            assert await rig.get(other.url()) == (0, b"ok")
             in_flight = asyncio.ensure_future(rig.get(slow.url()))
             await slow.requested()
             assert rig.sockets[2] == rig.sockets[0]
@@ -534,11 +534,11 @@ async def test_rule_3_a_socket_that_the_new_epoll_does_not_take(
         with _held_by_another_process(rig.sockets[0]):
             in_flight = asyncio.ensure_future(rig.get(slow.url()))
             await slow.requested()
-            assert await rig.get(it.url()) == (0, b"ok")
+            assert await rig.get(other.url()) == (0, b"ok")
             saboteur.fail("register", fd=rig.sockets[1])
             server.connections[0].close()
             assert (await in_flight)[0] == FAILED
-            assert await rig.get(it.url()) == (0, b"ok")
+            assert await rig.get(other.url()) == (0, b"ok")
 
 
 async def test_rule_3_an_idle_socket_is_not_watched_for_writing(
@@ -875,17 +875,17 @@ async def test_rule_8_a_lane_in_use_is_not_closed(
     release = asyncio.Event()
     async with (
         ScriptedServer(_held(release, "/wait")) as server,
-        ScriptedServer(canned(ok())) as it,
+        ScriptedServer(canned(ok())) as other,
     ):
         held = rig.run(rig.easy(server.url("/wait"), _ignore))
         await server.requested(1)
-        assert await rig.get(it.url()) == (0, b"ok")
+        assert await rig.get(other.url()) == (0, b"ok")
         second = rig.run(rig.easy(server.url("/wait"), _ignore))
         await server.requested(2)
         await _pass(0.3)
         assert len(rig.driver._lanes) == 2
         release.set()
-        assert await asyncio.gather(held, second) == [0, 0]
+        assert [await held, await second] == [0, 0]
 
 
 async def test_rule_8_a_multi_fails_alone(

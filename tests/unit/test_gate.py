@@ -336,7 +336,6 @@ async def test_a_turn_of_the_loop_has_its_share(log: Log) -> None:
         await asyncio.sleep(0)
     assert after == [0, SHARE, 2 * SHARE]
     assert log == [("in", name) for name in range(SHARE, 3 * SHARE)]
-    assert gate.enter(Entrant(log, "after"), None)
 
 
 async def test_the_share_is_no_second_limit(log: Log) -> None:
