@@ -9,6 +9,7 @@ from whimbrel._deadlines import Deadlines
 from whimbrel._http1.grammar import LIMITS
 from whimbrel._loops import fork_count
 from whimbrel._policy.exchange import Exchange, Profile
+from whimbrel._readiness import watcher_of
 from whimbrel._simple.errors import CapabilityError
 from whimbrel._simple.plan import Plan
 from whimbrel._simple.pool import Pool
@@ -54,6 +55,7 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
         self._pool = Pool(loop, max(100, 2 * self.max_clients))
         self._deadlines = Deadlines(loop, Transfer.expired, linger=_LINGER)
         self._resolver = Resolver()
+        self._watcher = watcher_of(loop)
         self._plans: dict[Profile, Plan] = {}
         self._last_plan: Plan | None = None
 
@@ -96,6 +98,8 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
         self._deadlines.close()
         self._pool.close()
         self._resolver.close()
+        if self._watcher is not None:
+            self._watcher.close()
 
     def __del__(self) -> None:
         super().__del__()

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import Certificates
+from whimbrel._readiness import Readiness
 from whimbrel._simple import pool as pool_module
 from whimbrel._simple import tls as tls_module
 from whimbrel._simple.sockets import Socket, TLSSocket
@@ -88,6 +89,9 @@ class Saboteur:
         patch.setattr(pool_module, "select", _Select(self))
         for name in ("add_reader", "add_writer", "create_task"):
             patch.setattr(loop, name, self._of_backend(name, getattr(loop, name)), raising=False)
+        for name in ("add_reader", "add_writer"):
+            # Between the backend and the loop, where there is epoll.
+            patch.setattr(Readiness, name, self._of_backend(name, getattr(Readiness, name)))
 
     def fail(self, name: str, nth: int = 1, *, for_good: bool = False) -> None:
         """Make the `nth` call of `name` from now on fail, and with `for_good` those after it.
