@@ -29,7 +29,7 @@ except Exception as error:
 
 __all__ = ["CapabilityError", "CurlAsyncHTTPClient", "CurlError"]
 
-# What is remembered of connections that libcurl keeps: bounds, not promises.
+# What is remembered of connections that libcurl keeps, at least: more where it may keep more.
 _REMEMBERED = 4096
 
 
@@ -55,6 +55,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         # libcurl's numbers of connections, by both ends: one local port may have several peers.
         self._connections: dict[tuple[Any, Any], int] = {}
         self._last_head: Head | None = None  # of any response
+        self._remembered = max(_REMEMBERED, 8 * self.max_clients)
         _clients.add(self)
 
     def open_on(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -102,7 +103,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         self._busy.discard(transfer)
 
     def _remember_tunnel(self, connection: int, code: int | None, lines: list[bytes]) -> None:
-        if len(self._tunnels) >= _REMEMBERED:
+        if len(self._tunnels) >= self._remembered:
             del self._tunnels[next(iter(self._tunnels))]
         self._tunnels[connection] = (code, lines)
 
@@ -110,7 +111,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         self, local: tuple[str, int], remote: tuple[str, int] | None, number: int, version: str
     ) -> None:
         for table in (self._versions, self._connections):
-            if len(table) >= _REMEMBERED:
+            if len(table) >= self._remembered:
                 del table[next(iter(table))]
         self._connections[local, remote] = number
         if self._versions.get(local) != version:
@@ -134,7 +135,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         """Use the connection with this local end no more."""
         if not local[1]:
             return  # a Unix socket; those are never reused
-        if len(self._tainted) >= _REMEMBERED:
+        if len(self._tainted) >= self._remembered:
             self._tainted.clear()
         self._tainted.add(local)
 

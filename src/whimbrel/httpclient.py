@@ -1002,8 +1002,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                         stage="connect" if self._history else "queue",
                         retryable=True,
                     )
-                if exchange.shared:
-                    exchange = self._exchange = exchange.to(exchange.url)
+                exchange = self._own(exchange)
                 exchange.request_timeout = remaining
             profile = exchange.profile
             if not profile.allow_ipv6 and ":" in exchange.url.host and profile.proxy is None:
@@ -1012,8 +1011,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                     stage="dns",
                 )
             if client._address_book is not None:
-                if exchange.shared:
-                    exchange = self._exchange = exchange.to(exchange.url)
+                exchange = self._own(exchange)
                 self._abort = client._address_book.look_up(
                     self.get_loop(), exchange, self._launch_resolved, self._unresolved
                 )
@@ -1024,6 +1022,14 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             # failures must not become a deep recursion.
             handle = self.get_loop().call_soon(self._fail, error)
             self._abort = handle.cancel
+
+    def _own(self, exchange: Exchange) -> Exchange:
+        """`exchange`, or a copy of a shared one, so that something in it may be changed."""
+        if exchange.shared:
+            memo = exchange.memo
+            exchange = self._exchange = exchange.to(exchange.url)
+            exchange.memo = memo
+        return exchange
 
     def _begin_exchange(self, exchange: Exchange) -> None:
         abort = self._client.fetch_impl(exchange, self._received)

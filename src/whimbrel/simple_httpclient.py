@@ -9,6 +9,7 @@ from whimbrel import _loops
 from whimbrel._deadlines import Deadlines
 from whimbrel._http1.grammar import LIMITS
 from whimbrel._policy.exchange import Exchange, Profile
+from whimbrel._readiness import watcher_of
 from whimbrel._simple.errors import CapabilityError
 from whimbrel._simple.plan import Plan, Ready
 from whimbrel._simple.pool import Pool
@@ -51,7 +52,8 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
                 header_block=self.max_header_size,
                 start_line=min(LIMITS.start_line, self.max_header_size),
             )
-        self._pool = Pool(loop, max(100, 2 * self.max_clients))
+        self._watcher = watcher_of(loop)
+        self._pool = Pool(loop, max(100, 2 * self.max_clients), self._watcher)
         self._deadlines = Deadlines(loop, Transfer.expired, linger=_LINGER)
         self._resolver = Resolver()
         self._plans: dict[Profile, Plan] = {}
@@ -99,6 +101,8 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
         self._deadlines.close()
         self._pool.close()
         self._resolver.close()
+        if self._watcher is not None:
+            self._watcher.close()
 
     def __del__(self) -> None:
         super().__del__()

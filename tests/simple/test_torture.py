@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import Certificates
-from whimbrel._simple import lookout as lookout_module
+from whimbrel._readiness import Readiness
 from whimbrel._simple import pool as pool_module
 from whimbrel._simple import tls as tls_module
 from whimbrel._simple.sockets import Socket, TLSSocket
@@ -47,8 +47,6 @@ FAILURES: dict[str, Callable[[], Exception]] = {
     "send": _os_error(errno.ENOBUFS),
     "recv": _os_error(errno.ENOBUFS),
     "poll": _os_error(errno.ENOMEM),
-    "epoll": _os_error(errno.EMFILE),
-    "register": _os_error(errno.ENOSPC),
     "look": _os_error(errno.ENOMEM),
     "wrap": lambda: ssl.SSLError(1, "sabotage"),
     "do_handshake": lambda: ssl.SSLError(1, "sabotage"),
@@ -89,10 +87,13 @@ class Saboteur:
             },
         )
         patch.setattr(tls_module, "wrap_tls", self._wrapped("wrap", tls_module.wrap_tls))
-        for module in (pool_module, lookout_module):
-            patch.setattr(module, "select", _Select(self))
+        patch.setattr(pool_module, "select", _Select(self))
+        patch.setattr(Readiness, "peek", self._wrapped("look", Readiness.peek))
         for name in ("add_reader", "add_writer", "create_task"):
             patch.setattr(loop, name, self._of_backend(name, getattr(loop, name)), raising=False)
+        for name in ("add_reader", "add_writer"):
+            # Between the backend and the loop, where there is epoll.
+            patch.setattr(Readiness, name, self._of_backend(name, getattr(Readiness, name)))
 
     def fail(self, name: str, nth: int = 1, *, for_good: bool = False) -> None:
         """Make the `nth` call of `name` from now on fail, and with `for_good` those after it.
@@ -145,24 +146,12 @@ class _Select:
     def poll(self) -> Any:
         return _Poll(self._saboteur)
 
-    def epoll(self) -> Any:
-        self._saboteur("epoll")
-        return _Epoll(self._saboteur)
-
 
 class _Poll:
     def __init__(self, saboteur: Saboteur) -> None:
         self._real = select.poll()
         self.register = self._real.register
         self.poll = saboteur._wrapped("poll", self._real.poll)
-
-
-class _Epoll:
-    def __init__(self, saboteur: Saboteur) -> None:
-        self._real = select.epoll()
-        self.close = self._real.close
-        self.register = saboteur._wrapped("register", self._real.register)
-        self.poll = saboteur._wrapped("look", self._real.poll)
 
 
 @pytest.fixture
@@ -362,8 +351,8 @@ SCENARIOS: dict[str, Scenario] = {
 
 # Which calls a scenario reaches, at the least.
 REACHED = {
-    "plain": {"socket", "connect", "setsockopt", "getsockname", "send", "recv", "epoll", "poll"},
-    "tls": {"wrap", "do_handshake", "tls_send", "tls_recv", "register", "poll"},
+    "plain": {"socket", "connect", "setsockopt", "getsockname", "send", "recv", "poll"},
+    "tls": {"wrap", "do_handshake", "tls_send", "tls_recv", "poll"},
     "tunnel": {"wrap", "tls_send", "tls_recv", "create_task"},
     "streamed": {"callback", "create_task"},
     "upload": {"producer", "create_task"},

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from whimbrel._policy.gate import Gate
+from whimbrel._policy.gate import SHARE, Gate
 
 
 class Timer:
@@ -329,3 +329,38 @@ async def test_on_a_real_loop(log: Log) -> None:
     # Not before its time, by more than the clock's resolution.
     assert await done >= deadline - 0.001
     assert log == [("expired", "first"), ("expired", "last")]
+
+
+async def test_a_turn_of_the_loop_has_its_share(log: Log) -> None:
+    """Slots for all, and still only so many go ahead in each turn, in the order of their coming."""
+    gate = Gate(asyncio.get_running_loop(), 4 * SHARE)
+    at_once = sum(enter(gate, Entrant(log, name), None) for name in range(3 * SHARE))
+    assert at_once == SHARE
+    # The rest waits its turn, and nobody overtakes it.
+    after = []
+    for turn in range(3):
+        after.append(len(log))
+        assert gate.active == (turn + 1) * SHARE
+        await asyncio.sleep(0)
+    assert after == [0, SHARE, 2 * SHARE]
+    assert log == [("in", name) for name in range(SHARE, 3 * SHARE)]
+
+
+async def test_the_share_is_no_second_limit(log: Log) -> None:
+    """Who comes while others end goes ahead: a turn has passed since those began."""
+    gate = Gate(asyncio.get_running_loop(), 4 * SHARE)
+    for _ in range(SHARE):
+        assert enter(gate, Entrant(log), None)
+    gate.leave()
+    assert enter(gate, Entrant(log), None)
+
+
+async def test_who_waits_for_a_turn_needs_a_slot_too(log: Log) -> None:
+    gate = Gate(asyncio.get_running_loop(), SHARE + 1)
+    for name in range(SHARE + 2):
+        enter(gate, Entrant(log, name), None)
+    await asyncio.sleep(0)
+    assert log == [("in", SHARE)]
+    assert gate.active == SHARE + 1
+    gate.leave()
+    assert log == [("in", SHARE), ("in", SHARE + 1)]

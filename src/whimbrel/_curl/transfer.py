@@ -95,6 +95,7 @@ class Transfer:
         "_head_pending",
         "_href",
         "_interim",
+        "_lane",
         "_limits",
         "_lines",
         "_local",
@@ -128,6 +129,7 @@ class Transfer:
         self._applied: Exchange | None = None
         self._direct = False  # WRITEFUNCTION is the buffer's own: see _write_directly
         self._exchange: Exchange | None = None
+        self._lane = 0
 
     # Begin
 
@@ -278,6 +280,7 @@ class Transfer:
         self._requests = requests = self._requests + 1
         self._local = address = (local, local_port)
         self._remote = (remote, remote_port)
+        self._lane = self._owner._driver.lane_of(self.easy)
         if requests == 1:
             tainted = self._owner._tainted
             if tainted and address in tainted:
@@ -777,7 +780,8 @@ class Transfer:
             response._decoded = self._begun and download.decoded
         number = owner._connections.get((local, remote))
         if number is None or getinfo(pycurl.NUM_CONNECTS):
-            response.connection_id = number = getinfo(_CONN_ID)
+            # libcurl counts the connections of each multi for itself.
+            response.connection_id = number = (self._lane << 32) + getinfo(_CONN_ID)
             response.reused = not getinfo(pycurl.NUM_CONNECTS)
             if local is not None:
                 owner._remember_connection(local, remote, number, head.version)

@@ -23,6 +23,7 @@ from typing import Protocol
 from whimbrel._http1.grammar import Limits
 from whimbrel._http1.protocol import Protocol as HTTP1
 from whimbrel._http1.protocol import Role
+from whimbrel._readiness import Readiness
 from whimbrel._simple.connect import Connected
 from whimbrel._simple.lookout import Lookout
 from whimbrel._simple.route import Route
@@ -55,7 +56,6 @@ class Connection:
         "http1",
         "idle_since",
         "is_secure",
-        "is_watched",
         "local",
         "number",
         "proxy_code",
@@ -79,7 +79,7 @@ class Connection:
         self.idle_since = 0.0
         self._poll: select.poll | None = None
         self.is_secure = isinstance(self.stream, SSLIOStream)
-        self.is_watched = bucket.pool.lookout.add(self)
+        bucket.pool.lookout.add(self)
         bucket.pool.live.add(self)
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class Bucket:
                 now - connection.idle_since < pool.idle_seconds
                 # No look sees what lies inside of OpenSSL.
                 and not (connection.is_secure and connection.stream.hidden())
-                and ((connection.is_watched and now < lookout.lasts_until) or connection.is_quiet())
+                and (now < lookout.lasts_until or connection.is_quiet())
             ):
                 return connection
             connection.close()
@@ -175,13 +175,15 @@ class Bucket:
 class Pool:
     """The connections of one client; at most `limit` idle, none for longer than `idle_seconds`.
 
-    `live` are all that are open, in use or idle; `lookout` looks at the latter.
+    `live` are all that are open, in use or idle; `lookout` looks at the latter. `readiness` is what
+    watches their sockets; None is the loop.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         limit: int,
+        readiness: Readiness | None,
         idle_seconds: float = MAX_IDLE_SECONDS,
     ) -> None:
         self._loop = loop
@@ -192,7 +194,7 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.live: set[Connection] = set()
-        self.lookout = Lookout()
+        self.lookout = Lookout(readiness)
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -256,5 +258,4 @@ class Pool:
             self._timer = None
         for connection in list(self.live):
             connection.close()
-        self.lookout.close()
         self._buckets.clear()

@@ -123,7 +123,8 @@ class Transfer:
         route = self._bucket.route
         self._reused = False
         self._progress = progress = Progress(route)
-        coroutine = connect(route, exchange, self._owner._resolver, progress)
+        owner = self._owner
+        coroutine = connect(route, exchange, owner._resolver, progress, owner._watcher)
         self._has_helpers = True
         try:
             self._task = task = loop.create_task(coroutine)
