@@ -26,8 +26,8 @@ LOOK_LASTS = 0.002
 its moment can as well choose the one after the request was sent."""
 
 # How many connections may be ready for a look to be worth it.
-_READY_FOR_EACH = 8
-_READY_AT_MOST = 1024
+_READY_FOR_EACH = 4
+_READY_AT_MOST = 512
 
 
 class Lookout:
@@ -38,12 +38,13 @@ class Lookout:
             connection has begun to idle.
     """
 
-    __slots__ = ("_connections", "_readiness", "lasts_until")
+    __slots__ = ("_connections", "_pays_from", "_readiness", "lasts_until")
 
     def __init__(self, readiness: Readiness | None) -> None:
         self._readiness = readiness
         self._connections: dict[int, Connection] = {}
         self.lasts_until = 0.0
+        self._pays_from = 0.0  # after a look that did not
 
     def add(self, connection: Connection) -> None:
         """Look at `connection` as well, from now on."""
@@ -57,7 +58,7 @@ class Lookout:
 
     def look(self, now: float, idle: int) -> None:
         """Close the idle connections on which something has come; `idle` of them may be used."""
-        if self._readiness is None:
+        if self._readiness is None or now < self._pays_from:
             return
         most = min(_READY_FOR_EACH * idle, _READY_AT_MOST)
         try:
@@ -72,3 +73,5 @@ class Lookout:
                 connection.close()
         if len(ready) < most:
             self.lasts_until = now + LOOK_LASTS
+        else:
+            self._pays_from = now + LOOK_LASTS
