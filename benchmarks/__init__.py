@@ -1,7 +1,9 @@
-"""Benchmarks: each a script that starts its server, runs its clients in turn, and says on what.
+"""Benchmarks: clients beside one another, with their evidence.
 
-    python -m benchmarks.small_get
+    python -m benchmarks --quick
+    python -m benchmarks --check --json new.json --markdown new.md --plots plots
+    python -m benchmarks compare old.json new.json
 
-They need what they measure (aiohttp, tornado, uvloop); a peer that is not installed is named as
-missing. See docs/benchmarks.md.
+The peers are in the extra "bench"; one that is not installed is named as missing. See
+docs/benchmarks.md.
 """

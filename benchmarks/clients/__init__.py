@@ -1,0 +1,226 @@
+"""The clients of a benchmark: what each is called, needs and can do, and how it is opened.
+
+Behind every name stands the same small interface, `Session`, so that the work is written once.
+Each library has a module of its own here, which is imported when its client is opened: a process
+that measures one of them does not load the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+
+class Options(NamedTuple):
+    """What a session is opened for.
+
+    Attributes:
+        in_flight: requests that go on at a time; the client's own limits are raised to it.
+        http2: speak HTTP/2 with https origins; HTTP/1.1 otherwise.
+        proxy: ``http://host:port`` of a forward proxy for every request, with a CONNECT for https;
+            None goes straight to the origin.
+        ca_file: a PEM file with the only authority that is trusted; None is the client's default.
+    """
+
+    in_flight: int
+    http2: bool = False
+    proxy: str | None = None
+    ca_file: str | None = None
+
+
+Body = bytes | memoryview
+"""What a library gives for a body: both have a length and are equal to the same bytes."""
+
+
+class Session(Protocol):
+    """A client that is open: connections are kept, and any number of calls go on at a time.
+
+    What fails raises the library's own exception; a status never does.
+    """
+
+    async def get(self, url: str) -> tuple[int, Body]:
+        """GET `url`; the status, and the body as a whole."""
+
+    async def download(self, url: str) -> tuple[int, int]:
+        """GET `url` and throw the body away as it comes; the status, and the body's bytes."""
+
+    async def post(self, url: str, body: bytes) -> tuple[int, Body]:
+        """POST `body`; the status, and the body of the response."""
+
+    async def post_chunks(self, url: str, chunk: bytes, count: int) -> tuple[int, Body]:
+        """POST `count` times `chunk`, handed over piece by piece; as :meth:`post`.
+
+        With a Content-Length where the library has a way to give one, chunked elsewhere.
+        """
+
+
+Opener = Callable[[Options], AbstractAsyncContextManager[Session]]
+
+Feature = Literal["tls", "http2", "proxy", "connect", "stream", "upload", "upload-stream"]
+
+
+class Command(Protocol):
+    """Builds a program that does the work of small GETs by itself.
+
+    It prints one line of JSON, ``{"requests": …, "seconds": …, "cpu_seconds": …}``, and ends with
+    another code than 0, and a word on stderr, where a response is not as it should be.
+    """
+
+    def __call__(
+        self,
+        url: str,
+        options: Options,
+        seconds: float,
+        warm_up: float,
+        core: int | None,
+        body_size: int,
+    ) -> list[str]:
+        """The argument vector; RuntimeError where the compiler refuses.
+
+        `core` is pinned by the program itself; None leaves that to the system.
+        """
+
+
+def _none_missing() -> list[str]:
+    return []
+
+
+def _no_more_versions() -> dict[str, str]:
+    return {}
+
+
+class Client(NamedTuple):
+    """A client and what it needs.
+
+    Attributes:
+        name: as it is used on the command line, in tables and in JSON.
+        packages: the distributions whose versions count, the one that is measured first; all
+            have to be installed.
+        open: makes a session; None for a program of its own.
+        features: what the session can do beyond ``get`` over plain HTTP/1.1.
+        loop: what it runs on.
+        command: makes the program; None for a session.
+        also_missing: names what is missing beyond `packages`.
+        also_versions: the versions of what is used beyond `packages`.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    open: Opener | None
+    features: frozenset[Feature]
+    loop: Literal["asyncio", "uvloop"] = "asyncio"
+    command: Command | None = None
+    also_missing: Callable[[], list[str]] = _none_missing
+    also_versions: Callable[[], dict[str, str]] = _no_more_versions
+
+    @property
+    def missing(self) -> list[str]:
+        """What it needs and is not installed; empty if it can be measured."""
+        return [name for name in self.packages if _version(name) is None] or self.also_missing()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of what it needs, if nothing is missing; by name."""
+        found = {name: _version(name) or "missing" for name in self.packages}
+        return found | self.also_versions()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _module(name: str, **arguments: Any) -> Opener:
+    """The `open_session` of a module here, which is imported when it is first called."""
+
+    def open_session(options: Options) -> AbstractAsyncContextManager[Session]:
+        module: Any = importlib.import_module(f"{__name__}.{name}")
+        session: AbstractAsyncContextManager[Session] = module.open_session(options, **arguments)
+        return session
+
+    return open_session
+
+
+def _build_c(
+    url: str,
+    options: Options,
+    seconds: float,
+    warm_up: float,
+    core: int | None,
+    body_size: int,
+) -> list[str]:
+    from benchmarks.clients import libcurl_in_c
+
+    return libcurl_in_c.command(url, options, seconds, warm_up, core, body_size)
+
+
+def _missing_for_c() -> list[str]:
+    from benchmarks.clients import libcurl_in_c
+
+    return libcurl_in_c.missing()
+
+
+def _versions_for_c() -> dict[str, str]:
+    from benchmarks.clients import libcurl_in_c
+
+    return libcurl_in_c.versions()
+
+
+def _missing_in_pycurl() -> list[str]:
+    import pycurl
+
+    return [] if hasattr(pycurl, "AsyncCurlMulti") else ["a pycurl with AsyncCurlMulti"]
+
+
+_HTTP1: Final[frozenset[Feature]] = frozenset(
+    {"tls", "proxy", "connect", "stream", "upload", "upload-stream"}
+)
+_HTTP2: Final[frozenset[Feature]] = _HTTP1 | {"http2"}
+
+_whimbrel_curl = _module("whimbrel_client", backend="curl")
+_whimbrel_simple = _module("whimbrel_client", backend="simple")
+_aiohttp = _module("aiohttp_client")
+_tornado_curl = _module("tornado_client", backend="curl")
+_tornado_simple = _module("tornado_client", backend="simple")
+
+_CLIENTS: Final = (
+    Client("whimbrel curl", ("whimbrel", "pycurl"), _whimbrel_curl, _HTTP2),
+    Client(
+        "whimbrel curl, uvloop", ("whimbrel", "pycurl", "uvloop"), _whimbrel_curl, _HTTP2, "uvloop"
+    ),
+    Client("whimbrel simple", ("whimbrel",), _whimbrel_simple, _HTTP1),
+    Client("whimbrel simple, uvloop", ("whimbrel", "uvloop"), _whimbrel_simple, _HTTP1, "uvloop"),
+    Client("aiohttp", ("aiohttp",), _aiohttp, _HTTP1),
+    Client("aiohttp, uvloop", ("aiohttp", "uvloop"), _aiohttp, _HTTP1, "uvloop"),
+    Client("Tornado curl", ("tornado", "pycurl"), _tornado_curl, _HTTP1 - {"upload-stream"}),
+    Client("Tornado simple", ("tornado",), _tornado_simple, _HTTP1 - {"proxy", "connect"}),
+    Client("httpx", ("httpx", "h2"), _module("httpx_client"), _HTTP2),
+    Client("niquests", ("niquests",), _module("niquests_client"), _HTTP2),
+    Client("curl_cffi", ("curl_cffi",), _module("curl_cffi_client"), _HTTP2),
+    Client(
+        "pycurl.AsyncCurlMulti",
+        ("pycurl",),
+        _module("pycurl_client"),
+        _HTTP2,
+        also_missing=_missing_in_pycurl,
+    ),
+    Client("wreq", ("wreq",), _module("wreq_client"), _HTTP2),
+    Client("pyreqwest", ("pyreqwest",), _module("pyreqwest_client"), _HTTP2),
+    Client(
+        "libcurl in C",
+        (),
+        None,
+        frozenset({"tls", "http2", "proxy", "connect"}),
+        command=_build_c,
+        also_missing=_missing_for_c,
+        also_versions=_versions_for_c,
+    ),
+)
+
+CLIENTS: Final[dict[str, Client]] = {client.name: client for client in _CLIENTS}
+"""By name."""

@@ -1,0 +1,58 @@
+"""curl_cffi."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from curl_cffi import CurlOpt
+from curl_cffi.requests import AsyncSession
+
+from benchmarks.clients import Options
+from benchmarks.clients.chunks import chunks
+
+# Instead of 30 s, which are for the whole of a transfer.
+_LONG_SECONDS = 3600.0
+
+
+class _Session:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def get(self, url: str) -> tuple[int, bytes]:
+        response = await self._session.get(url)
+        return response.status_code, response.content
+
+    async def download(self, url: str) -> tuple[int, int]:
+        size = 0
+        response = await self._session.get(url, stream=True, timeout=_LONG_SECONDS)
+        async for chunk in response.aiter_content():
+            size += len(chunk)
+        return response.status_code, size
+
+    async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
+        response = await self._session.post(url, content=body, timeout=_LONG_SECONDS)
+        return response.status_code, response.content
+
+    async def post_chunks(self, url: str, chunk: bytes, count: int) -> tuple[int, bytes]:
+        response = await self._session.post(
+            url,
+            headers={"Content-Length": str(len(chunk) * count)},
+            content=chunks(chunk, count),
+            timeout=_LONG_SECONDS,
+        )
+        return response.status_code, response.content
+
+
+@asynccontextmanager
+async def open_session(options: Options) -> AsyncIterator[_Session]:
+    """Open a session with a handle for every request in flight."""
+    async with AsyncSession(
+        max_clients=options.in_flight,
+        http_version="v2tls" if options.http2 else "v1",
+        # A request that could share a connection waits for the handshake instead of making one.
+        curl_options={CurlOpt.PIPEWAIT: 1} if options.http2 else None,
+        proxy=options.proxy,
+        verify=options.ca_file or True,
+    ) as session:
+        yield _Session(session)

@@ -1,0 +1,49 @@
+"""The authority and the certificate of the benchmarks' TLS servers, valid from 2020 to 2119.
+
+The private key of the certificate is public, and that of the authority was thrown away: trust
+neither anywhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+AUTHORITY: Final = """\
+-----BEGIN CERTIFICATE-----
+MIIBlzCCAT2gAwIBAgIUZe6QUmDbFnYUKtmpmw+Un+vDsNIwCgYIKoZIzj0EAwIw
+JzElMCMGA1UEAwwcd2hpbWJyZWwgYmVuY2htYXJrIGF1dGhvcml0eTAgFw0yMDAx
+MDEwMDAwMDBaGA8yMTE5MDEwMTAwMDAwMFowJzElMCMGA1UEAwwcd2hpbWJyZWwg
+YmVuY2htYXJrIGF1dGhvcml0eTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABPP6
+qIxYntps0Wy5DUW1ZW3kC/lfrGi8KY/7zv9CYldtfh3cDQFLzlf9M8l48PZsNCM2
+YMBzXLQlyZBUXJAc+XmjRTBDMB0GA1UdDgQWBBTEbe69lrB9Olu+xhpEMAiUrcyU
+pzASBgNVHRMBAf8ECDAGAQH/AgEAMA4GA1UdDwEB/wQEAwIBBjAKBggqhkjOPQQD
+AgNIADBFAiEA5GKNxnKrgDG6Cvd73uS9iKoQebGDS4+M5k4TSeVV8xACIAWs2qho
+Dh5ikGhhGEkrReQJ+UgrRUiXhqJaPzmKnnj5
+-----END CERTIFICATE-----
+"""
+"""PEM: what a client has to trust."""
+
+CERTIFICATE: Final = """\
+-----BEGIN CERTIFICATE-----
+MIIB3DCCAYGgAwIBAgIUBgXNFmrqNEIP/vF01krVe1UCd88wCgYIKoZIzj0EAwIw
+JzElMCMGA1UEAwwcd2hpbWJyZWwgYmVuY2htYXJrIGF1dGhvcml0eTAgFw0yMDAx
+MDEwMDAwMDBaGA8yMTE5MDEwMTAwMDAwMFowHTEbMBkGA1UEAwwSd2hpbWJyZWwg
+YmVuY2htYXJrMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAETHJ7nK6XXA3DqC/o
+R6PPFP2GZcwKqJZRqo+QkvxE9xeDpTbXLe8enr8V9c2BnXMP8QnyWcVge9cS43ZU
+vqfm8KOBkjCBjzAdBgNVHQ4EFgQUtBWlIGFXsrWlg/ugfPCMdMOV1t4wHwYDVR0j
+BBgwFoAUxG3uvZawfTpbvsYaRDAIlK3MlKcwDAYDVR0TAQH/BAIwADAOBgNVHQ8B
+Af8EBAMCB4AwEwYDVR0lBAwwCgYIKwYBBQUHAwEwGgYDVR0RBBMwEYIJbG9jYWxo
+b3N0hwR/AAABMAoGCCqGSM49BAMCA0kAMEYCIQCw38s3+6wHN1L4d8xFHuHQyyEO
+3uRR6tsLHSAZf+tMsQIhAIDHDDaped7XHaEAJHuBSvuw+zxn543lwu29zhbwciKI
+-----END CERTIFICATE-----
+"""
+"""PEM: for localhost and 127.0.0.1."""
+
+KEY: Final = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgld6dMNoXcrePzlBY
+DsingVNaeFRV+NF+TXZzmU1TkxmhRANCAARMcnucrpdcDcOoL+hHo88U/YZlzAqo
+llGqj5CS/ET3F4OlNtct7x6evxX1zYGdcw/xCfJZxWB71xLjdlS+p+bw
+-----END PRIVATE KEY-----
+"""
+"""PEM: the private key of `CERTIFICATE`."""

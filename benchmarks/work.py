@@ -1,0 +1,289 @@
+"""The work of a measurement, upon a session that is open; every response is checked.
+
+Each function of `WORK` takes the session and the task, and returns a sample: numbers by name,
+``requests``, ``seconds`` (of wall clock) and ``cpu_seconds`` (of this process, system calls
+included) among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import os
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from benchmarks.clients import Body, Session
+from benchmarks.servers.content import BODY
+
+Sample = dict[str, Any]
+Task = dict[str, Any]
+"""What `benchmarks.worker` was given."""
+
+_EDGE: Final = bytes(64)
+_TICK_SECONDS: Final = 0.001
+_MEMORY_SAMPLES: Final = 100
+_STEP: Final = 2000
+"""New connections at a time."""
+
+
+class WrongResponse(Exception):
+    """A response that is not what the server sends."""
+
+
+def memory() -> int:
+    """Bytes that are resident now; where the system does not tell, the most that ever were."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return peak_memory()
+
+
+def peak_memory() -> int:
+    """The most bytes that were resident."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+async def get(session: Session, task: Task) -> Sample:
+    """Small GETs, so many in flight, for so long; ``urls`` take turns."""
+    fetch = _small(session, task)
+    await _warm_up(fetch, task)
+    return await _for_seconds(fetch, task["in_flight"], task["seconds"])
+
+
+async def stall(session: Session, task: Task) -> Sample:
+    """The same, and ``stall``: the most seconds that the loop was late for a timer.
+
+    As far as this process was at work meanwhile: when another one has its core, nobody is to blame.
+    The timer starts when all are under way: to start so many at once is a burst of the caller's.
+    """
+    fetch, in_flight = _small(session, task), task["in_flight"]
+    await _warm_up(fetch, task)
+    late = late_at_all = 0.0
+    loop = asyncio.get_running_loop()
+    timer: asyncio.Handle | None = None
+    answered = 0
+
+    def tick(due: float, cpu: float) -> None:
+        nonlocal late, late_at_all
+        now, cpu_now = loop.time(), time.process_time()
+        late_at_all = max(late_at_all, now - due)
+        late = max(late, min(now - due, cpu_now - cpu))
+        schedule(now, cpu_now)
+
+    def schedule(now: float, cpu: float) -> None:
+        nonlocal timer
+        due = now + _TICK_SECONDS
+        timer = loop.call_at(due, tick, due, cpu)
+
+    async def counted() -> None:
+        nonlocal answered
+        await fetch()
+        answered += 1
+        if answered == in_flight:
+            schedule(loop.time(), time.process_time())
+
+    found = await _for_seconds(counted, in_flight, task["seconds"], at_least=2)
+    assert timer is not None
+    timer.cancel()
+    return {**found, "stall": late, "stall_with_others": late_at_all}
+
+
+async def many(session: Session, task: Task) -> Sample:
+    """``count`` small GETs, and resident ``memory`` a hundred times on the way."""
+    fetch = _small(session, task)
+    in_flight, count = task["in_flight"], task["count"]
+    started = _Clock()
+    sizes: list[int] = []
+    for part in range(_MEMORY_SAMPLES):
+        goal = count * (part + 1) // _MEMORY_SAMPLES - count * part // _MEMORY_SAMPLES
+        left = iter(range(goal))
+
+        async def slot(left: Any = left) -> None:
+            for _ in left:
+                await fetch()
+
+        await asyncio.gather(*(slot() for _ in range(in_flight)))
+        sizes.append(memory())
+    return {**started.sample(count), "memory": sizes}
+
+
+async def held(session: Session, task: Task) -> Sample:
+    """``count`` GETs that the server holds back; resident bytes before, and with all in flight."""
+    url, count = task["urls"][0], task["count"]
+    _expect(await session.get(f"{url}/now"), BODY)
+    gc.collect()
+    before = memory()
+    started = _Clock()
+    requests: list[asyncio.Future[tuple[int, Body]]] = []
+    for step in _steps(count):
+        requests += [asyncio.ensure_future(session.get(f"{url}/held")) for _ in range(step)]
+        waiting = asyncio.ensure_future(_ask(url, f"/wait/{len(requests)}"))
+        # A request that fails would never be held: its words instead of a wait without end.
+        both: list[asyncio.Future[Any]] = [waiting, *requests]
+        done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for future in done - {waiting}:
+            _expect(await future, b"held back")
+    during = memory()
+    await _ask(url, "/release")
+    for response in await asyncio.gather(*requests):
+        _expect(response, BODY)
+    return {**started.sample(count), "before": before, "during": during}
+
+
+async def read(session: Session, task: Task) -> Sample:
+    """Download ``size`` zeros into memory."""
+    url, size = task["urls"][0], task["size"]
+
+    async def fetch() -> None:
+        status, body = await session.get(url)
+        if status != 200 or len(body) != size or body[:64] != _EDGE or body[-64:] != _EDGE:
+            raise WrongResponse(f"status {status}, {len(body)} bytes")
+
+    return await _bodies(session, task, fetch)
+
+
+async def stream(session: Session, task: Task) -> Sample:
+    """Download ``size`` bytes and throw them away as they come."""
+    url, size = task["urls"][0], task["size"]
+
+    async def fetch() -> None:
+        found = await session.download(url)
+        if found != (200, size):
+            raise WrongResponse(f"status {found[0]}, {found[1]} bytes")
+
+    return await _bodies(session, task, fetch)
+
+
+async def upload(session: Session, task: Task) -> Sample:
+    """Upload ``size`` bytes that are in memory."""
+    url, size = task["urls"][0], task["size"]
+    body = bytes(size)
+
+    async def fetch() -> None:
+        _expect(await session.post(url, body), b"%d" % size)
+
+    return await _bodies(session, task, fetch)
+
+
+async def upload_stream(session: Session, task: Task) -> Sample:
+    """Upload ``size`` bytes, handed over in pieces of ``chunk``."""
+    url, size = task["urls"][0], task["size"]
+    count, rest = divmod(size, task["chunk"])
+    assert not rest
+    chunk = bytes(task["chunk"])
+
+    async def fetch() -> None:
+        _expect(await session.post_chunks(url, chunk, count), b"%d" % size)
+
+    return await _bodies(session, task, fetch)
+
+
+WORK: Final[dict[str, Callable[[Session, Task], Awaitable[Sample]]]] = {
+    work.__name__: work for work in (get, stall, many, held, read, stream, upload, upload_stream)
+}
+
+
+# -- what they share
+
+
+class _Clock:
+    """Wall clock and CPU time from its making on."""
+
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._cpu = time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._wall
+
+    def sample(self, requests: int) -> Sample:
+        cpu = time.process_time() - self._cpu
+        return {"requests": requests, "seconds": self.seconds, "cpu_seconds": cpu}
+
+
+Fetch = Callable[[], Awaitable[None]]
+
+
+def _small(session: Session, task: Task) -> Fetch:
+    """Fetches the next of ``urls``."""
+    urls = itertools.cycle(task["urls"])
+
+    async def fetch() -> None:
+        status, body = await session.get(next(urls))
+        if status != 200 or body != BODY:
+            raise WrongResponse(f"status {status}, {bytes(body[:80])!r}")
+
+    return fetch
+
+
+def _expect(response: tuple[int, Body], body: bytes) -> None:
+    if response[0] != 200 or response[1] != body:
+        raise WrongResponse(f"status {response[0]}, {bytes(response[1][:80])!r}")
+
+
+def _steps(count: int) -> list[int]:
+    """`count` in parts that no queue of new connections is too short for."""
+    return [min(_STEP, count - begun) for begun in range(0, count, _STEP)]
+
+
+async def _warm_up(fetch: Fetch, task: Task) -> None:
+    """Until the time is over, every slot has had a response, and so has every host and proxy."""
+    clock = time.perf_counter
+    end = clock() + task["warm_up"]
+    left = max(len(task["urls"]), len(task.get("proxies", ())))
+    joining = True
+
+    async def slot() -> None:
+        nonlocal left
+        while joining or left > 0 or clock() < end:
+            await fetch()
+            left -= 1
+
+    slots: list[asyncio.Task[None]] = []
+    for step in _steps(task["in_flight"]):
+        await asyncio.gather(*(fetch() for _ in range(step)))
+        slots += [asyncio.create_task(slot()) for _ in range(step)]
+    joining = False
+    await asyncio.gather(*slots)
+
+
+async def _for_seconds(fetch: Fetch, in_flight: int, seconds: float, at_least: int = 1) -> Sample:
+    """Keep `in_flight` requests going for `seconds`; each slot makes `at_least` so many."""
+    clock = time.perf_counter
+    started = _Clock()
+    end = clock() + seconds
+
+    async def slot() -> int:
+        requests = 0
+        while requests < at_least or clock() < end:
+            await fetch()
+            requests += 1
+        return requests
+
+    counts = await asyncio.gather(*(slot() for _ in range(in_flight)))
+    return started.sample(sum(counts))
+
+
+async def _bodies(session: Session, task: Task, fetch: Fetch) -> Sample:
+    """One after the other for so long, on a connection that is open already."""
+    _expect(await session.get(task["warm_url"]), BODY)
+    return await _for_seconds(fetch, 1, task["seconds"])
+
+
+async def _ask(url: str, path: str) -> None:
+    """GET from `benchmarks.servers.raw`, beside the session."""
+    where = urlsplit(url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+    await reader.readuntil(BODY)
+    writer.close()
+    await writer.wait_closed()

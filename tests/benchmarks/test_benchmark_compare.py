@@ -1,0 +1,131 @@
+"""`python -m benchmarks compare` names what got worse, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("benchmarks.results", reason="these are the tests alone")
+
+from benchmarks.command import main
+from made_up import result, results, run
+
+CURL = "whimbrel curl"
+KIB = results.Metric("KiB", False, ".1f")
+
+
+def write(path: Path, run: Any) -> str:
+    path.write_text(json.dumps(run.as_json()))
+    return str(path)
+
+
+def compare(folder: Path, old: Any, new: Any, *options: str) -> int:
+    files = [write(folder / "old.json", old), write(folder / "new.json", new)]
+    return main(["compare", *files, *options])
+
+
+@pytest.mark.parametrize(
+    ("rate", "options", "code"),
+    [
+        (92, [], 0),
+        (90, [], 1),
+        (90, ["--threshold", "12"], 0),
+        (99, ["--threshold", "0"], 1),
+        (200, [], 0),
+    ],
+)
+def test_fewer_requests_are_worse(
+    rate: int, options: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = run(result("get-100", {CURL: [1, 100, 300]}))
+    new = run(result("get-100", {CURL: [1, rate, 300]}))
+    assert compare(tmp_path, old, new, *options) == code
+    said = capsys.readouterr().out
+    assert ("REGRESSION: get-100: whimbrel curl" in said) is bool(code)
+
+
+@pytest.mark.parametrize(("size", "code"), [(11, 0), (11.2, 1), (5, 0)])
+def test_more_memory_is_worse(size: float, code: int, tmp_path: Path) -> None:
+    old = run(result("memory", {CURL: [10]}, KIB))
+    assert (
+        compare(tmp_path, old, run(result("memory", {CURL: [size]}, KIB)), "--threshold", "11")
+        == code
+    )
+
+
+def test_a_peer_is_no_regression_of_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It tells of the machine."""
+    old = run(result("get-100", {CURL: [100], "aiohttp": [100]}))
+    new = run(result("get-100", {CURL: [100], "aiohttp": [50]}))
+    assert compare(tmp_path, old, new) == 0
+    assert "peers: worse by +100.0% in the median" in capsys.readouterr().out
+
+
+def test_points_are_compared_with_their_like(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = run(result("growth", {(CURL, 10): [100], (CURL, 1000): [50]}, axis="hosts"))
+    new = run(result("growth", {(CURL, 10): [100], (CURL, 1000): [20]}, axis="hosts"))
+    assert compare(tmp_path, old, new) == 1
+    said = capsys.readouterr().out
+    assert "REGRESSION: growth at 1,000: whimbrel curl: +150.0%" in said
+    assert said.count("REGRESSION") == 1
+
+
+def test_memory_that_did_not_grow_has_no_ratio(tmp_path: Path) -> None:
+    old, new = (run(result("million", {CURL: [value]}, KIB)) for value in (0.0, 0.5))
+    assert compare(tmp_path, old, new) == 0
+
+
+def test_what_one_of_them_lacks_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = run(result("get-1", {CURL: [1], "wreq": [1]}), result("https", {CURL: [1]}), cores=2)
+    new = run(result("get-1", {CURL: [1]}), result("proxy", {CURL: [1]}), cores=4)
+    assert compare(tmp_path, old, new) == 0
+    said = capsys.readouterr().out
+    assert "only in the old: get-1: wreq; https" in said
+    assert "only in the new: proxy" in said
+    assert "careful: cores differs: 2, now 4" in said
+
+
+def test_nothing_in_common_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(tmp_path, run(result("get-1", {CURL: [1]})), run()) == 1
+    assert "nothing in common" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("no JSON", "Expecting value"),
+        ("{}", "not a result of these benchmarks"),
+        ("[]", "not a result of these benchmarks"),
+    ],
+)
+def test_bad_files(
+    text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = write(tmp_path / "good.json", run())
+    bad = tmp_path / "bad.json"
+    if text is not None:
+        bad.write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", good, str(bad)])
+    assert caught.value.code == 2
+    assert f"{bad}: " in (said := capsys.readouterr().err)
+    assert message in said
+
+
+def test_a_negative_threshold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", "old.json", "new.json", "--threshold", "-1"])
+    assert caught.value.code == 2
+    assert "--threshold must not be below 0" in capsys.readouterr().err
