@@ -52,6 +52,9 @@ LINGER = 60.0
 """Seconds for which a multi handle beyond the first is kept, with its connections, for nobody."""
 SHARE = 32
 """Sockets that are served in one turn of the loop."""
+CROWD_SECONDS = 0.05
+"""Seconds for which idle sockets are asked one by one, when so many others are ready that a look at
+all of them would take longer."""
 SHARE_SECONDS = 0.003
 """Serving sockets ends a turn after this time, even if they are fewer: TLS handshakes are long."""
 
@@ -567,8 +570,11 @@ class _EpollPoller:
         self._on_batch = on_batch
         self._on_broken = on_broken
         self._watched: set[int] = set()
+        self._resting: set[int] = set()  # idle, as far as is known
         self._masks: dict[int, int] = {}
         self._lanes: dict[int, _Lane] = {}
+        # Until when so much is ready that a look at all of it does not pay.
+        self._crowded_until = 0.0
         # What is ready and has not been served, in the order in which it was found (rule 7).
         self._found: dict[int, int] = {}
         # Numbers that came back as another socket. Is the old one really gone? See look().
@@ -598,6 +604,7 @@ class _EpollPoller:
             self._open()
             assert self._epoll is not None
         events = self._TO_EPOLL[what]
+        self._resting.discard(fd)
         if lane.is_new:
             lane.is_new = False
             lane.own &= {fd}
@@ -621,6 +628,7 @@ class _EpollPoller:
 
     def idle(self, fd: int) -> None:
         self._watched.discard(fd)
+        self._resting.add(fd)
         self._found.pop(fd, None)
         if self._masks.get(fd, _IN) != _IN:
             # Writable for ever: an idle connection is watched for reading alone.
@@ -632,21 +640,57 @@ class _EpollPoller:
                 pass  # then an event that is none takes it out, and the next use tries again
 
     def look(self) -> None:
-        """Find every socket that is ready; tell of those that are idle."""
+        """Tell of idle sockets that are ready."""
+        resting = len(self._resting)
+        if not resting or self._epoll is None:
+            return
+        most = max(2 * SHARE, 4 * resting)
+        now = monotonic()
+        if now < self._crowded_until:
+            self._ask_idle()
+        elif self._find(most) == most:
+            # Thousands of others are ready, and which of the idle ones are is not known yet.
+            self._crowded_until = now + CROWD_SECONDS
+            self._ask_idle()
+
+    def _ask_idle(self) -> None:
+        poll = select.poll()
+        for fd in self._resting:
+            poll.register(fd, select.POLLIN)
+        idle = []
+        for fd, events in poll.poll(0):
+            self._drop(fd)
+            if not events & select.POLLNVAL:
+                idle.append(fd)
+            try:
+                assert self._epoll is not None
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # closed, and perhaps somebody else's by now
+        if idle:
+            self._on_batch(idle)
+
+    def _drop(self, fd: int) -> None:
+        self._masks.pop(fd, None)
+        self._lanes.pop(fd, None)
+        self._resting.discard(fd)
+
+    def _find(self, most: int) -> int:
+        """Find sockets that are ready, at most so many, and tell of the idle ones; their number."""
         epoll = self._epoll
         if epoll is None:
-            return
+            return 0
         idle: list[int] = []
         stuck = False
-        for fd, events in epoll.poll(0, len(self._masks) or 1):
+        ready = epoll.poll(0, most)
+        for fd, events in ready:
             if fd in self._watched:
                 if fd in self._reborn and not self._is_ready(fd, events):
                     stuck = True
                 else:
                     self._found[fd] = events
             else:
-                self._masks.pop(fd, None)
-                self._lanes.pop(fd, None)
+                self._drop(fd)
                 try:
                     epoll.unregister(fd)
                     idle.append(fd)
@@ -656,12 +700,13 @@ class _EpollPoller:
             self._replace()
         if idle:
             self._on_batch(idle)
+        return len(ready)
 
     def _serve(self) -> None:
         """Serve the sockets that are ready, as far as this turn's share goes."""
         found = self._found
         if not found:
-            self.look()
+            self._find(SHARE)
         end = monotonic() + SHARE_SECONDS
         for fd in tuple(islice(found, SHARE)):
             events = found.pop(fd, None)
@@ -699,6 +744,7 @@ class _EpollPoller:
                 if fd in watched:
                     self._on_broken(lanes[fd], fd)
         self._watched &= watched
+        self._resting = self._masks.keys() - watched
 
     def forget(self, lane: _Lane) -> list[int]:
         """Forget every socket of a multi; return them."""
@@ -706,6 +752,7 @@ class _EpollPoller:
         for fd in gone:
             del self._masks[fd], self._lanes[fd]
             self._watched.discard(fd)
+            self._resting.discard(fd)
         # Some may be closed, or held by another process: an epoll without them is the sure way.
         self._replace()
         return gone
@@ -717,6 +764,7 @@ class _EpollPoller:
             self._epoll.close()
             self._epoll = None
         self._watched.clear()
+        self._resting.clear()
         self._found.clear()
         self._reborn.clear()
         self._masks = {}
