@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -38,6 +39,13 @@ def current_or_new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """What ``loop.time`` is, without the frame that asyncio puts around it."""
+    if getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time:
+        return time.monotonic
+    return loop.time
+
+
 def _is_running_here() -> bool:
     try:
         asyncio.get_running_loop()
@@ -46,20 +54,14 @@ def _is_running_here() -> bool:
     return True
 
 
-_forks = 0
-
-
-def fork_count() -> int:
-    """How many forks this process has come out of since import.
-
-    What was made under another count belongs to a parent process.
-    """
-    return _forks
+forks = 0
+"""How many forks this process has come out of since import: what was made under another count
+belongs to a parent process."""
 
 
 def _count_fork() -> None:
-    global _forks
-    _forks += 1
+    global forks
+    forks += 1
 
 
 if hasattr(os, "register_at_fork"):

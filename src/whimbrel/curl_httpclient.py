@@ -17,7 +17,7 @@ try:
     from whimbrel._curl.capabilities import CapabilityError
     from whimbrel._curl.driver import Driver
     from whimbrel._curl.errors import CurlError
-    from whimbrel._curl.transfer import Transfer
+    from whimbrel._curl.transfer import Head, Transfer
 
     capabilities.check()
 except ImportError:
@@ -29,7 +29,7 @@ except Exception as error:
 
 __all__ = ["CapabilityError", "CurlAsyncHTTPClient", "CurlError"]
 
-# What is remembered of connections that libcurl keeps: bounds, not promises.
+# What is remembered of connections that libcurl keeps, at least: more where it may keep more.
 _REMEMBERED = 4096
 
 
@@ -52,6 +52,10 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         # is not the answer to any request (libcurl itself looks only after a second).
         self._tainted: set[tuple[str, int]] = set()
         self._versions: dict[tuple[str, int], str] = {}
+        # libcurl's numbers of connections, by both ends: one local port may have several peers.
+        self._connections: dict[tuple[Any, Any], int] = {}
+        self._last_head: Head | None = None  # of any response
+        self._remembered = max(_REMEMBERED, 8 * self.max_clients)
         _clients.add(self)
 
     def open_on(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -99,16 +103,19 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         self._busy.discard(transfer)
 
     def _remember_tunnel(self, connection: int, code: int | None, lines: list[bytes]) -> None:
-        if len(self._tunnels) >= _REMEMBERED:
+        if len(self._tunnels) >= self._remembered:
             del self._tunnels[next(iter(self._tunnels))]
         self._tunnels[connection] = (code, lines)
 
-    def _remember_connection(self, local: tuple[str, int], version: str) -> None:
-        versions = self._versions
-        if versions.get(local) != version:
-            if len(versions) >= _REMEMBERED:
-                del versions[next(iter(versions))]
-            versions[local] = version
+    def _remember_connection(
+        self, local: tuple[str, int], remote: tuple[str, int] | None, number: int, version: str
+    ) -> None:
+        for table in (self._versions, self._connections):
+            if len(table) >= self._remembered:
+                del table[next(iter(table))]
+        self._connections[local, remote] = number
+        if self._versions.get(local) != version:
+            self._versions[local] = version
             self._tainted.discard(local)
 
     # For the driver
@@ -128,7 +135,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         """Use the connection with this local end no more."""
         if not local[1]:
             return  # a Unix socket; those are never reused
-        if len(self._tainted) >= _REMEMBERED:
+        if len(self._tainted) >= self._remembered:
             self._tainted.clear()
         self._tainted.add(local)
 

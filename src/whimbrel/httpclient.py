@@ -31,7 +31,6 @@ import socket
 import ssl
 import sys
 import threading
-import time
 import warnings
 from collections.abc import (
     AsyncIterable,
@@ -42,13 +41,15 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from functools import cached_property
 from io import BytesIO
+from threading import get_ident
+from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
+from whimbrel import _loops
 from whimbrel._backends import BACKENDS
-from whimbrel._loops import PrivateLoop, current_loop, current_or_new_loop, fork_count
+from whimbrel._loops import PrivateLoop, clock_of, current_loop, current_or_new_loop
 from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
 from whimbrel._policy.decoding import is_decodable
 from whimbrel._policy.environment import EnvironmentProxies
@@ -391,7 +392,16 @@ class HTTPRequest:
         if max_body_size is not None: self.max_body_size = max_body_size
         if unix_socket is not None: self.unix_socket = unix_socket
         # fmt: on
-        self.start_time = time.time()
+        self.start_time = time()
+
+    @classmethod
+    def _plain(cls, url: str) -> HTTPRequest:
+        """``HTTPRequest(url)``, without looking at forty parameters that were not given."""
+        request = cls.__new__(cls)
+        request.url = url
+        request.method = "GET"
+        request.start_time = time()
+        return request
 
     # Instances store under these names what was given; a read of the rest finds None here.
     auth_username: str | None = None
@@ -536,29 +546,67 @@ class HTTPResponse:
     Headers, body, reason and timings are worked out when they are first looked at.
     """
 
-    # What a backend leaves for later: the final header block, as it came or cut into lines, and
-    # timings.
-    _block: bytes = b""
-    _times: tuple[float, ...] | None = None
-    _decoded: bool = False
+    # Slots, because one is made for every request. What was never set is answered by __getattr__:
+    # a default, or what is worked out on demand, from what a backend leaves for later: the final
+    # header block, as it came (_block) or cut into lines (_lines), and timings (_times).
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_block",
+        "_decoded",
+        "_lines",
+        "_times",
+        "body",
+        "buffer",
+        "code",
+        "connection_id",
+        "effective_url",
+        "error",
+        "headers",
+        "history",
+        "http_version",
+        "local_address",
+        "proxy",
+        "proxy_code",
+        "proxy_headers",
+        "queue_time",
+        "reason",
+        "redirect_time",
+        "remote_address",
+        "request",
+        "request_time",
+        "reused",
+        "start_time",
+        "time_info",
+    )
+
+    _block: bytes
+    _decoded: bool
+    _lines: Sequence[bytes]
+    _times: tuple[float, ...] | None
 
     request: HTTPRequest
     code: int
+    headers: HTTPHeaders
+    buffer: BytesIO
+    body: bytes
+    reason: str
     effective_url: str
-    error: BaseException | None = None
-    request_time: float | None = None
-    start_time: float | None = None
-    queue_time: float = 0.0
-    redirect_time: float = 0.0
-    history: Sequence[HTTPResponse] = ()
-    http_version: str | None = None
-    remote_address: tuple[str, int] | None = None
-    local_address: tuple[str, int] | None = None
-    connection_id: int | None = None
-    reused: bool = False
-    proxy: str | None = None
-    proxy_code: int | None = None
-    proxy_headers: HTTPHeaders | None = None
+    error: BaseException | None
+    request_time: float | None
+    start_time: float | None
+    queue_time: float
+    redirect_time: float
+    time_info: dict[str, float]
+    history: Sequence[HTTPResponse]
+    http_version: str | None
+    remote_address: tuple[str, int] | None
+    local_address: tuple[str, int] | None
+    connection_id: int | None
+    reused: bool
+    proxy: str | None
+    proxy_code: int | None
+    proxy_headers: HTTPHeaders | None
 
     def __init__(
         self,
@@ -578,6 +626,7 @@ class HTTPResponse:
         self.headers = headers if headers is not None else HTTPHeaders()
         if buffer is not None:
             self.buffer = buffer
+            self.body = buffer.getvalue()
         self.effective_url = request.url if effective_url is None else effective_url
         self.request_time = request_time
         self.time_info = time_info or {}
@@ -589,19 +638,28 @@ class HTTPResponse:
             self.error = HTTPError(code, self.reason, self)
 
     @classmethod
-    def received(cls, fields: dict[str, Any]) -> HTTPResponse:
-        """Build a response from a backend's `fields`: attribute names to values, with ``_lines`` or
-        ``_block``, and ``_times``, in place of what is parsed on demand."""
+    def failed(cls, error: BaseException, effective_url: str) -> HTTPResponse:
+        """A backend's answer where there is none: code 599, and the error."""
         response = cls.__new__(cls)
-        response.__dict__ = fields
+        response.code = 599
+        response.error = error
+        response.effective_url = effective_url
+        response.body = b""
         return response
 
-    @cached_property
-    def _lines(self) -> Sequence[bytes]:
-        return self._block.splitlines(True)
+    if not TYPE_CHECKING:  # or every misspelt attribute would pass the type checker
 
-    @cached_property
-    def headers(self) -> HTTPHeaders:
+        def __getattr__(self, name: str) -> Any:
+            if name in _DEFAULTS:
+                return _DEFAULTS[name]
+            work_out = _ON_DEMAND.get(name)
+            if work_out is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            value = work_out(self)
+            setattr(self, name, value)
+            return value
+
+    def _parse_headers(self) -> HTTPHeaders:
         headers = HTTPHeaders.from_lines(self._lines[1:])
         if self._decoded:
             # What the fields told of is gone with the encoding.
@@ -614,25 +672,14 @@ class HTTPResponse:
                     del headers["Content-Length"]
         return headers
 
-    @cached_property
-    def reason(self) -> str:
+    def _find_reason(self) -> str:
         if self._lines:
             parts = self._lines[0].rstrip(b"\r\n").split(b" ", 2)
             if len(parts) == 3 and parts[2].strip():
                 return parts[2].strip().decode("latin-1")
         return responses.get(self.code, "Unknown")
 
-    @cached_property
-    def body(self) -> bytes:
-        buffer = self.__dict__.get("buffer")
-        return b"" if buffer is None else buffer.getvalue()
-
-    @cached_property
-    def buffer(self) -> BytesIO:
-        return BytesIO(self.__dict__.get("body", b""))
-
-    @cached_property
-    def time_info(self) -> dict[str, float]:
+    def _name_times(self) -> dict[str, float]:
         info = {"queue": self.queue_time, "redirect": self.redirect_time}
         if self._times is not None:
             info.update(zip(_TIMINGS, self._times, strict=True))
@@ -673,6 +720,37 @@ class HTTPResponse:
 
 _TIMINGS = ("namelookup", "connect", "appconnect", "pretransfer", "starttransfer", "total")
 
+_DEFAULTS: dict[str, Any] = {
+    "_block": b"",
+    "_decoded": False,
+    "_times": None,
+    "body": b"",
+    "connection_id": None,
+    "error": None,
+    "history": (),
+    "http_version": None,
+    "local_address": None,
+    "proxy": None,
+    "proxy_code": None,
+    "proxy_headers": None,
+    "queue_time": 0.0,
+    "redirect_time": 0.0,
+    "remote_address": None,
+    "request_time": None,
+    "reused": False,
+    "start_time": None,
+}
+"""Of a response's attributes, what those are that were not set."""
+
+_ON_DEMAND: dict[str, Callable[[HTTPResponse], Any]] = {
+    "_lines": lambda response: response._block.splitlines(True),
+    "buffer": lambda response: BytesIO(response.body),
+    "headers": HTTPResponse._parse_headers,
+    "reason": HTTPResponse._find_reason,
+    "time_info": HTTPResponse._name_times,
+}
+"""And what is worked out at the first look."""
+
 
 class StreamedResponse(HTTPResponse):
     """A response whose body is read while it arrives; see :meth:`AsyncHTTPClient.stream`.
@@ -682,6 +760,8 @@ class StreamedResponse(HTTPResponse):
     start until the body has ended.
     """
 
+    __slots__ = ()
+
     _chunks: ChunkQueue
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -690,6 +770,21 @@ class StreamedResponse(HTTPResponse):
     async def read(self) -> bytes:
         """Return the rest of the body."""
         return b"".join([chunk async for chunk in self._chunks])
+
+
+_KNOWN_AT_THE_END = (
+    "_times",
+    "connection_id",
+    "http_version",
+    "local_address",
+    "proxy_code",
+    "proxy_headers",
+    "queue_time",
+    "redirect_time",
+    "remote_address",
+    "request_time",
+    "reused",
+)
 
 
 class _StreamReader:
@@ -705,10 +800,10 @@ class _StreamReader:
 
     def on_head(self, response: HTTPResponse) -> None:
         """The fetch has status and headers."""
-        streamed = StreamedResponse.__new__(StreamedResponse)
-        streamed.__dict__ = response.__dict__
-        streamed._chunks = self._chunks
-        self._response = streamed
+        response.__class__ = StreamedResponse
+        assert isinstance(response, StreamedResponse)
+        response._chunks = self._chunks
+        self._response = response
         self._chunks.wake()
 
     def _done(self, fetch: asyncio.Future[HTTPResponse]) -> None:
@@ -718,13 +813,9 @@ class _StreamReader:
     def on_end(self, final: HTTPResponse) -> None:
         """The body is whole; `final` knows what the head did not: timings and addresses."""
         if self._response is not None:
-            own = self._response.__dict__
-            own.pop("time_info", None)
-            own.update(
-                (name, value)
-                for name, value in final.__dict__.items()
-                if name not in ("body", "headers", "reason", "error", "history")
-            )
+            for name in _KNOWN_AT_THE_END:
+                setattr(self._response, name, getattr(final, name))
+            self._response.time_info = final.time_info
 
     async def start(self) -> StreamedResponse:
         """Wait for the head."""
@@ -802,6 +893,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
     __slots__ = (
         "_abort",
         "_client",
+        "_clock",
         "_deadline",
         "_enqueued",
         "_exchange",
@@ -809,6 +901,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         "_in_gate",
         "_notify",
         "_options",
+        "_queued",
         "_raises",
         "_request",
         "_sink",
@@ -820,7 +913,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self,
         client: AsyncHTTPClient,
         loop: asyncio.AbstractEventLoop,
-        request: HTTPRequest | None,
+        request: HTTPRequest,
         notify: Callable[[HTTPResponse], None] | None,
         raises: bool,
     ) -> None:
@@ -831,28 +924,18 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self._raises = raises
         self._abort: Callable[[], None] | None = None
         self._history: tuple[HTTPResponse, ...] = ()
-        self._in_gate = False
+        self._in_gate = self._queued = False
         self._sink: _StreamReader | None = None
         self._exchange: Exchange | None = None
         self._options: dict[str, Any] | None = None
-        self._wall = time.time()
-        self._enqueued = self._started = loop.time()
+        self._wall = time()
+        self._clock = clock = client._clock
+        self._enqueued = self._started = clock()
 
     def begin(self) -> None:
         """Check the request and take a slot, or a place in the queue."""
         client = self._client
         request = self._request
-        assert request is not None
-        exchange = client._plain_exchange(request) if self._sink is None else None
-        if exchange is not None:
-            self._exchange = exchange
-            queue_timeout = queue_limit(
-                client.defaults.get("queue_timeout"),
-                exchange.connect_timeout,
-                exchange.request_timeout,
-            )
-            self._enter(exchange, queue_timeout)
-            return
         try:
             # Everything the caller gave is read here, once: `request` may change afterwards.
             self._options = options = merge_options(client._merged_defaults, request.__dict__)
@@ -865,17 +948,21 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             self._fail(error)
             return
         if _is_plain(request.__dict__) and self._sink is None:
-            client._remember_plain(exchange)
+            client._remember_plain(exchange, queue_timeout)
         self._enter(exchange, queue_timeout)
 
     def _enter(self, exchange: Exchange, queue_timeout: float) -> None:
+        self._exchange = exchange
         total = exchange.request_timeout
         self._deadline = self._enqueued + total if total else None
         self._in_gate = True
         gate = self._client._gate
         assert gate is not None
-        if gate.enter(self, self._enqueued + queue_timeout if queue_timeout else None):
+        if gate.enter():
             self._launch(exchange)
+        else:
+            self._queued = True
+            gate.wait(self, self._enqueued + queue_timeout if queue_timeout else None)
 
     def _prepare(self, options: dict[str, Any]) -> Exchange:
         client = self._client
@@ -886,36 +973,36 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                 exchange.on_data = self._sink.on_data
             else:
                 exchange.on_data = options.get("streaming_callback")
-        self._exchange = exchange
         return exchange
 
     # Gate
 
     def admitted(self) -> None:
         """The gate gives a slot."""
-        self._started = self.get_loop().time()
+        self._queued = False
+        self._started = self._clock()
         assert self._exchange is not None
         self._launch(self._exchange)
 
     def queue_expired(self) -> None:
         """The gate gives up."""
-        self._in_gate = False  # nothing to give back
+        self._in_gate = self._queued = False  # nothing to give back
         self._fail(HTTPTimeoutError("Timeout in request queue", stage="queue", retryable=True))
 
     # Exchange
 
     def _launch(self, exchange: Exchange) -> None:
         client = self._client
-        loop = self.get_loop()
         try:
             if self._deadline is not None and (self._history or self._started != self._enqueued):
-                remaining = self._deadline - loop.time()
+                remaining = self._deadline - self._clock()
                 if remaining <= 0:
                     raise HTTPTimeoutError(
                         "Timeout during request",
                         stage="connect" if self._history else "queue",
                         retryable=True,
                     )
+                exchange = self._own(exchange)
                 exchange.request_timeout = remaining
             profile = exchange.profile
             if not profile.allow_ipv6 and ":" in exchange.url.host and profile.proxy is None:
@@ -924,16 +1011,25 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                     stage="dns",
                 )
             if client._address_book is not None:
+                exchange = self._own(exchange)
                 self._abort = client._address_book.look_up(
-                    loop, exchange, self._launch_resolved, self._unresolved
+                    self.get_loop(), exchange, self._launch_resolved, self._unresolved
                 )
             else:
                 self._begin_exchange(exchange)
         except BaseException as error:  # noqa: BLE001 (prepare_curl_callback may raise any)
             # Later: the slot that a failure frees starts the next in the queue, and a row of
             # failures must not become a deep recursion.
-            handle = loop.call_soon(self._fail, error)
+            handle = self.get_loop().call_soon(self._fail, error)
             self._abort = handle.cancel
+
+    def _own(self, exchange: Exchange) -> Exchange:
+        """`exchange`, or a copy of a shared one, so that something in it may be changed."""
+        if exchange.shared:
+            memo = exchange.memo
+            exchange = self._exchange = exchange.to(exchange.url)
+            exchange.memo = memo
+        return exchange
 
     def _begin_exchange(self, exchange: Exchange) -> None:
         abort = self._client.fetch_impl(exchange, self._received)
@@ -1004,25 +1100,23 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             headers = HTTPHeaders.from_lines(lines[1:])
             self._keep_cookies(exchange.url.href, headers)
             proxy = profile.proxy
-            self._sink.on_head(
-                HTTPResponse.received(
-                    {
-                        "request": self._request,
-                        "code": code,
-                        "proxy": None if proxy is None else proxy.url,
-                        "_lines": lines,
-                        "_decoded": profile.decompress
-                        and profile.method != "HEAD"
-                        and is_decodable(headers.get("Content-Encoding", "")),
-                        "effective_url": exchange.url.href,
-                        "http_version": version,
-                        "start_time": self._wall,
-                        "queue_time": self._started - self._enqueued,
-                        "history": self._history,
-                        "body": b"",
-                    }
-                )
+            response = HTTPResponse.__new__(HTTPResponse)
+            response.request = self._request
+            response.code = code
+            response.proxy = None if proxy is None else proxy.url
+            response._lines = lines
+            response._decoded = (
+                profile.decompress
+                and profile.method != "HEAD"
+                and is_decodable(headers.get("Content-Encoding", ""))
             )
+            response.effective_url = exchange.url.href
+            response.http_version = version
+            response.start_time = self._wall
+            response.queue_time = self._started - self._enqueued
+            response.history = self._history
+            response.body = b""
+            self._sink.on_head(response)
         return True
 
     def _keep_cookies(self, url: str, headers: HTTPHeaders) -> None:
@@ -1047,13 +1141,12 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self._finish(response)
 
     def _follow(self, response: HTTPResponse, location: str) -> None:
-        assert self._request is not None
         assert self._exchange is not None
         assert self._options is not None
         response.request = self._request
         try:
             self._options = follow_up(self._options, self._exchange, response.code, location)
-            exchange = self._prepare(self._options)
+            exchange = self._exchange = self._prepare(self._options)
         except ValueError as error:
             failure = HTTPRedirectError(response.code, str(error), response)
             failure.__cause__ = error
@@ -1066,18 +1159,16 @@ class _Fetch(asyncio.Future[HTTPResponse]):
     # Outcome
 
     def _finish(self, response: HTTPResponse) -> None:
-        assert self._request is not None
         response.request = self._request
         response.start_time = self._wall
-        now = self.get_loop().time()
-        response.request_time = now - self._started
+        response.request_time = self._clock() - self._started
         response.queue_time = self._started - self._enqueued
         if self._history:
             response.history = self._history
             response.redirect_time = response.request_time - (
                 response._times[-1] if response._times else 0.0
             )
-        error = _status_error(response)
+        error = None if 200 <= response.code < 300 else _status_error(response)
         if self._sink is not None:
             self._sink.on_end(response)
         if not self.done():
@@ -1099,13 +1190,12 @@ class _Fetch(asyncio.Future[HTTPResponse]):
 
     def _set_failure(self, error: BaseException) -> None:
         if self._notify is not None:
-            assert self._request is not None
             response = HTTPResponse(
                 self._request,
                 error.code if isinstance(error, HTTPError) else 599,
                 effective_url=str(self._request.url),
                 error=error,
-                request_time=self.get_loop().time() - self._started,
+                request_time=self._clock() - self._started,
                 time_info={"queue": self._started - self._enqueued},
                 reason=str(error) or type(error).__name__,
                 start_time=self._wall,
@@ -1138,7 +1228,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             self._in_gate = False
             gate = client._gate
             assert gate is not None
-            if self in gate.waiting:
+            if self._queued:
                 gate.withdraw(self)
             else:
                 gate.leave()
@@ -1150,6 +1240,39 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         cancelled = super().cancel(msg)
         self._release()
         return cancelled
+
+
+class _Plain:
+    """What plain requests of one method amount to, by their URLs."""
+
+    __slots__ = ("_templates", "exchanges", "queue_timeout")
+
+    def __init__(self, queue_timeout: float) -> None:
+        self._templates: dict[str, Exchange] = {}  # by scheme
+        self.exchanges: dict[str, Exchange] = {}
+        self.queue_timeout = queue_timeout
+
+    def add(self, exchange: Exchange) -> None:
+        """Make others like `exchange`, which goes on to change."""
+        self._templates[exchange.profile.scheme] = exchange.to(exchange.url)
+
+    def learn(self, url: str) -> Exchange | None:
+        """The Exchange for a URL that is new here; None for one that needs a closer look."""
+        try:
+            parsed = parse_url(url)
+        except ValueError:
+            return None
+        template = self._templates.get(parsed.scheme)
+        if template is None or parsed.username is not None:
+            return None
+        if len(self.exchanges) >= _PLAIN_URLS:
+            self.exchanges.clear()
+        exchange = self.exchanges[url] = template.to(parsed)
+        exchange.shared = True
+        return exchange
+
+
+_PLAIN_URLS = 1024  # whose exchanges are remembered
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1304,8 +1427,10 @@ class AsyncHTTPClient(Configurable):
         self._shared_in: tuple[dict[Any, Any], Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate: Gate | None = None
+        self._clock: Callable[[], float]  # these two with the loop
+        self._thread: int
         self._fetches: set[_Fetch] = set()
-        self._born = fork_count()
+        self._born = _loops.forks
         if isinstance(max_clients, bool) or not isinstance(max_clients, int) or max_clients < 1:
             raise ValueError(f"max_clients must be 1 or more, not {max_clients!r}")
         self.max_clients = max_clients
@@ -1334,7 +1459,7 @@ class AsyncHTTPClient(Configurable):
         self._environment = EnvironmentProxies.from_environ(os.environ) if trusts else None
         if not self._environment:
             self._environment = None
-        self._plain: dict[str, Exchange] = {}
+        self._plain: dict[str, _Plain] = {}
         self._plain_defaults: dict[str, Any] = {}
         self._jar = make_jar(cookies)
         self._cookie_header = None if self._jar is None else self._cookies_for
@@ -1351,23 +1476,19 @@ class AsyncHTTPClient(Configurable):
     # Most fetches of most programs are plain: a URL, a method without a body, and the defaults.
     # What `prepare` made of the last such request then holds for the next one.
 
-    def _plain_exchange(self, request: HTTPRequest) -> Exchange | None:
-        """An Exchange for a request that gives nothing but a URL and a method, or None."""
-        given = request.__dict__
-        if not _is_plain(given) or type(given["method"]) is not str:
-            return None
-        plain = self._plain.get(given["method"])
+    def _find_plain(self, method: str, url: str) -> tuple[Exchange, float] | None:
+        """An Exchange for nothing but that, and its queue time-out; None to go the long way."""
+        plain = self._plain.get(method)
         if plain is None or self._plain_defaults != self.defaults:
             return None
-        try:
-            url = parse_url(given["url"])
-        except (ValueError, TypeError):
-            return None  # the long way says what is wrong
-        if url.scheme != plain.profile.scheme or url.username is not None:
-            return None
-        return plain.to(url)
+        exchange = plain.exchanges.get(url)
+        if exchange is None:
+            exchange = plain.learn(url)
+            if exchange is None:
+                return None  # the long way says what is wrong
+        return exchange, plain.queue_timeout
 
-    def _remember_plain(self, exchange: Exchange) -> None:
+    def _remember_plain(self, exchange: Exchange, queue_timeout: float) -> None:
         if (
             exchange.profile.body == "none"
             and exchange.url.username is None
@@ -1382,8 +1503,10 @@ class AsyncHTTPClient(Configurable):
             if self._plain_defaults != self.defaults:
                 self._plain_defaults = dict(self.defaults)
                 self._plain.clear()
-            # A copy: what remains of this fetch's own deadline will be written into `exchange`.
-            self._plain[exchange.profile.method] = exchange.to(exchange.url)
+            method = exchange.profile.method
+            if method not in self._plain:
+                self._plain[method] = _Plain(queue_timeout)
+            self._plain[method].add(exchange)
 
     def _cookies_for(self, url: URL) -> str | None:
         assert self._jar is not None
@@ -1401,14 +1524,23 @@ class AsyncHTTPClient(Configurable):
 
     def _bind(self) -> asyncio.AbstractEventLoop:
         """Check that this client may be used here and now; return its loop."""
+        loop = self._loop
+        if (
+            loop is not None
+            and get_ident() == self._thread
+            and loop.is_running()
+            and self._born == _loops.forks
+            and not self._closed
+        ):
+            # Nearly always. Not get_running_loop(), in which Python 3.11 makes a system call.
+            return loop
         if self._closed:
             raise RuntimeError("fetch() called on a closed AsyncHTTPClient")
-        if self._born != fork_count():
+        if self._born != _loops.forks:
             raise RuntimeError(
                 "this AsyncHTTPClient was made before a fork and its connections belong to the"
                 " parent process; make a new one in the child"
             )
-        loop = self._loop
         try:
             running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
@@ -1421,6 +1553,7 @@ class AsyncHTTPClient(Configurable):
                 )
             if loop.is_closed():
                 raise RuntimeError("the event loop of this AsyncHTTPClient is closed")
+            self._thread = get_ident()
             return loop
         loop = running or current_loop()
         if loop is None:
@@ -1434,6 +1567,8 @@ class AsyncHTTPClient(Configurable):
             loop = current_or_new_loop()
         self.open_on(loop)
         self._gate = Gate(loop, self.max_clients)
+        self._clock = clock_of(loop)
+        self._thread = get_ident()
         self._loop = loop  # bound now: what fails before may be tried again
         return loop
 
@@ -1470,20 +1605,30 @@ class AsyncHTTPClient(Configurable):
             if fault is not None:
                 raise TypeError(f"callback {fault}")
             notify = callback
-        if isinstance(request, HTTPRequest):
+        plain = None
+        if type(request) is str and not kwargs:
+            made = HTTPRequest._plain(request)
+            plain = self._find_plain("GET", request)
+        elif isinstance(request, HTTPRequest):
             if kwargs:
                 raise ValueError("kwargs can't be used if request is an HTTPRequest object")
-            fetch = _Fetch(self, loop, request, notify, raise_error)
+            made = request
+            given = made.__dict__
+            if _is_plain(given) and type(made.method) is str and type(made.url) is str:
+                plain = self._find_plain(made.method, made.url)
         else:
-            fetch = _Fetch(self, loop, None, notify, raise_error)
             try:
-                fetch._request = HTTPRequest(request, **kwargs)
+                made = HTTPRequest(request, **kwargs)
             except (TypeError, ValueError) as error:
-                fetch._request = HTTPRequest(request)
+                fetch = _Fetch(self, loop, HTTPRequest(request), notify, raise_error)
                 fetch._fail(_explained(error, kwargs))
                 return fetch
+        fetch = _Fetch(self, loop, made, notify, raise_error)
         self._fetches.add(fetch)
-        fetch.begin()
+        if plain is None:
+            fetch.begin()
+        else:
+            fetch._enter(*plain)
         return fetch
 
     def stream(
@@ -1547,7 +1692,7 @@ class AsyncHTTPClient(Configurable):
             shared, key = self._shared_in
             shared.pop(key, None)
             self._shared_in = None
-        if self._born == fork_count() and not (self._loop and self._loop.is_closed()):
+        if self._born == _loops.forks and not (self._loop and self._loop.is_closed()):
             # The waiting first: an abort would hand them its slot.
             for fetch in sorted(self._fetches, key=lambda fetch: fetch._abort is not None):
                 fetch._fail(HTTPStreamClosedError("the client was closed", retryable=False))
@@ -1569,7 +1714,7 @@ class AsyncHTTPClient(Configurable):
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and self._private and self._born == fork_count():
+        if not getattr(self, "_closed", True) and self._private and self._born == _loops.forks:
             warnings.warn(
                 f"unclosed {self!r}: call close(), or use it in async with",
                 ResourceWarning,

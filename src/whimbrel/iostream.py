@@ -46,6 +46,7 @@ from whimbrel._iostream.reads import (
     cut,
 )
 from whimbrel._loops import current_loop
+from whimbrel._readiness import Watcher
 
 _DEFAULT_MAX_BUFFER_SIZE = 100 * 1024 * 1024
 _DEFAULT_READ_CHUNK_SIZE = 64 * 1024
@@ -63,6 +64,9 @@ _FILLING_READ = 256 * 1024
 
 # "Not now": the four ways in which sockets and TLS sockets say it.
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+# What most streams never have: something that waits to be sent, or a future of a write.
+_NOTHING: deque[Any] = deque(maxlen=0)
 
 _ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
@@ -147,7 +151,9 @@ class IOStream:
 
     ``max_buffer_size`` (bytes, 100 MB) bounds what a read may gather before it is satisfied;
     ``read_chunk_size`` (bytes, 64 KiB) is what is read at once; ``max_write_buffer_size`` (bytes)
-    bounds what :meth:`write` takes while the peer reads too slowly, None does not.
+    bounds what :meth:`write` takes while the peer reads too slowly, None does not. ``watcher`` is
+    what tells that the socket is ready, with the methods ``add_reader``, ``remove_reader``,
+    ``add_writer`` and ``remove_writer`` of a loop; None is the loop itself.
 
     Lives on the running loop, or on the one that is set as current. Raises ``RuntimeError`` if
     there is none.
@@ -156,7 +162,51 @@ class IOStream:
         socket: the socket.
         loop: the event loop.
         error: what closed the stream, None while it is open or if that was no error.
+        unsent: how many bytes wait to be sent.
     """
+
+    # "__dict__" costs nothing until a program hangs something of its own on a stream.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_buffer",
+        "_close_callback",
+        "_closed",
+        "_connecting",
+        "_deliver",
+        "_drains",
+        "_eof",
+        "_eof_after_flush",
+        "_fd",
+        "_filled",
+        "_full_read",
+        "_in_progress",
+        "_on_filled",
+        "_out",
+        "_owes_drained",
+        "_paused",
+        "_read",
+        "_reader_may_die",
+        "_ready",
+        "_receiver",
+        "_recv",
+        "_send",
+        "_sent",
+        "_small_chunk_size",
+        "_target",
+        "_wake_up",
+        "_watcher",
+        "_watches_reads",
+        "_watches_writes",
+        "_writes",
+        "error",
+        "loop",
+        "max_buffer_size",
+        "max_write_buffer_size",
+        "read_chunk_size",
+        "socket",
+        "unsent",
+    )
 
     def __init__(
         self,
@@ -164,6 +214,8 @@ class IOStream:
         max_buffer_size: int | None = None,
         read_chunk_size: int | None = None,
         max_write_buffer_size: int | None = None,
+        *,
+        watcher: Watcher | None = None,
     ) -> None:
         loop = current_loop()
         if loop is None:
@@ -187,7 +239,9 @@ class IOStream:
         self._connecting: Future[Any] | None = None
         # Reading
         self._watches_reads = False
-        self._reader_may_die = type(loop).__module__.startswith("uvloop")  # rule 5
+        self._watcher: Watcher = watcher or loop
+        # Rule 5.
+        self._reader_may_die = watcher is None and type(loop).__module__.startswith("uvloop")
         self._eof = False
         self._buffer = bytearray()
         self._read: Read | None = None
@@ -203,10 +257,10 @@ class IOStream:
         self._on_filled: Callable[[int], None] = _nobody
         # Writing
         self._watches_writes = False
-        self._out: deque[bytes | memoryview] = deque()
-        self._out_size = 0
+        self._out: deque[bytes | memoryview] = _NOTHING
+        self.unsent = 0
         self._sent = 0  # bytes, since the beginning
-        self._writes: deque[tuple[int, Future[None]]] = deque()  # done when _sent is there
+        self._writes: deque[tuple[int, Future[None]]] = _NOTHING  # done when _sent is there
         self._owes_drained = False
         self._eof_after_flush = False
 
@@ -231,11 +285,6 @@ class IOStream:
     def writing(self) -> bool:
         """Tell whether some of what was written waits to be sent."""
         return bool(self._out)
-
-    @property
-    def unsent(self) -> int:
-        """How many bytes wait to be sent."""
-        return self._out_size
 
     @property
     def sent(self) -> int:
@@ -344,7 +393,11 @@ class IOStream:
             self._fail(failed, error)
             return failed
         stream = SSLIOStream(
-            wrapped, self.max_buffer_size, self.read_chunk_size, self.max_write_buffer_size
+            wrapped,
+            self.max_buffer_size,
+            self.read_chunk_size,
+            self.max_write_buffer_size,
+            watcher=None if self._watcher is self.loop else self._watcher,
         )
         stream.set_close_callback(close_callback)
         return stream.wait_for_handshake()
@@ -386,7 +439,7 @@ class IOStream:
         self._unwatch()
         self._shut()
         self._out.clear()
-        self._out_size = 0
+        self.unsent = 0
         self._receiver = None
         self._deliver = _nobody
         self._end_fill()
@@ -498,7 +551,7 @@ class IOStream:
                 self._end_read(read)
         elif self._ready and (self._read is read or self._close_callback is not None):
             self._watch_reads()
-            if self._read is read and self._hidden():
+            if self._read is read and self.hidden():
                 self._pull()
         return read.future
 
@@ -564,7 +617,7 @@ class IOStream:
         self._paused = False
         if self._ready:
             self._watch_reads()
-            if self._eof or self._buffer or self._hidden():
+            if self._eof or self._buffer or self.hidden():
                 self._catch_up()
 
     def detach_receiver(self) -> None:
@@ -631,7 +684,7 @@ class IOStream:
 
     def _wake_reader(self) -> None:
         """See to it that what the loop cannot see is not waited for."""
-        if self._wake_up is None and (self._buffer or self._eof or self._hidden()):
+        if self._wake_up is None and (self._buffer or self._eof or self.hidden()):
             self._wake_up = self.loop.call_soon(self._woken)
 
     def _woken(self) -> None:
@@ -655,7 +708,7 @@ class IOStream:
         except Exception as error:  # noqa: BLE001 (whatever a receiver raises)
             self._receiver_failed(error)
             return
-        if self._hidden() or self._reader_may_die:
+        if self.hidden() or self._reader_may_die:
             self._on_readable()
 
     def push(self, data: bytes) -> bool:
@@ -706,7 +759,7 @@ class IOStream:
             # The caller may change it as soon as this returns.
             data = bytes(data)
         limit = self.max_write_buffer_size
-        if limit is not None and self._out_size + len(data) > limit:
+        if limit is not None and self.unsent + len(data) > limit:
             raise StreamBufferFullError("Reached maximum write buffer size")
         future: Future[None] = self.loop.create_future()
         if self._transmit(data):
@@ -714,23 +767,23 @@ class IOStream:
         elif self._closed:
             self._fail(future)
         else:
-            self._writes.append((self._sent + self._out_size, future))
+            if self._writes is _NOTHING:
+                self._writes = deque()
+            self._writes.append((self._sent + self.unsent, future))
         return future
 
     def _transmit(self, data: bytes) -> bool:
         """Send, or keep, ``data``; True if nothing is left to be sent."""
         if self._out or not self._ready:
             if data:
-                self._out.append(data)
-                self._out_size += len(data)
+                self._keep(data)
             return not self._out
         if not data:
             return True
         try:
             sent = self._send(data)
         except _WOULD_BLOCK as reason:
-            self._out.append(data)
-            self._out_size += len(data)
+            self._keep(data)
             self._send_blocked(reason)
             return False
         except OSError as error:
@@ -739,10 +792,16 @@ class IOStream:
         self._sent += sent
         if sent == len(data):
             return True
-        self._out.append(memoryview(data)[sent:])
-        self._out_size += len(data) - sent
+        self._keep(memoryview(data)[sent:])
         self._keep_sending()
         return not self._out
+
+    def _keep(self, piece: bytes | memoryview) -> None:
+        """Let `piece` wait behind what waits to be sent."""
+        if self._out is _NOTHING:
+            self._out = deque()
+        self._out.append(piece)
+        self.unsent += len(piece)
 
     def _keep_sending(self) -> None:
         """Send the rest of what went in part."""
@@ -772,7 +831,7 @@ class IOStream:
                 self._send_failed(error)
                 return
             self._sent += sent
-            self._out_size -= sent
+            self.unsent -= sent
             if sent == len(piece):
                 out.popleft()
             else:
@@ -814,7 +873,7 @@ class IOStream:
         # A server that answers and closes before it has read everything makes sending fail while
         # its answer lies here unread: it is delivered first. Nothing more is sent.
         self._out.clear()
-        self._out_size = 0
+        self.unsent = 0
         self._unwatch_writes()
         if self._send is not _refuse:
             self._send = _refuse
@@ -831,7 +890,7 @@ class IOStream:
     def _watch_reads(self) -> None:
         if not (self._watches_reads or self._eof):
             try:
-                self.loop.add_reader(self._fd, self._on_readable)
+                self._watcher.add_reader(self._fd, self._on_readable)
             except OSError as error:  # out of memory, or of what epoll may watch
                 self.loop.call_soon(self._lost, error)
             else:
@@ -840,12 +899,12 @@ class IOStream:
     def _unwatch_reads(self) -> None:
         if self._watches_reads:
             self._watches_reads = False
-            self.loop.remove_reader(self._fd)
+            self._watcher.remove_reader(self._fd)
 
     def _watch_writes(self) -> None:
         if not self._watches_writes:
             try:
-                self.loop.add_writer(self._fd, self._on_writable)
+                self._watcher.add_writer(self._fd, self._on_writable)
             except OSError as error:
                 self.loop.call_soon(self._lost, error)
             else:
@@ -854,9 +913,9 @@ class IOStream:
     def _unwatch_writes(self) -> None:
         if self._watches_writes:
             self._watches_writes = False
-            self.loop.remove_writer(self._fd)
+            self._watcher.remove_writer(self._fd)
 
-    def _hidden(self) -> bool:
+    def hidden(self) -> bool:
         """Tell whether bytes are here of which the loop knows nothing."""
         return False
 
@@ -882,7 +941,7 @@ class IOStream:
                 if self._reader_may_die:
                     self._unwatch_reads()
                 return
-            if size < enough and not self._hidden():
+            if size < enough and not self.hidden():
                 return
         if self._wake_up is None:
             self._wake_up = self.loop.call_soon(self._woken)
@@ -997,7 +1056,7 @@ class IOStream:
                     break
                 full = len(self._buffer) > self.max_buffer_size
                 short = len(data) < self._full_read
-                if short and not (full or self._hidden() or self._reader_may_die):
+                if short and not (full or self.hidden() or self._reader_may_die):
                     return
             if full:
                 self.close(StreamBufferFullError("Reached maximum read buffer size"))
@@ -1053,6 +1112,14 @@ class SSLIOStream(IOStream):
     :func:`ssl_options_to_context`. Reads and writes may begin before the handshake is done.
     """
 
+    __slots__ = (
+        "_reading_wants_write",
+        "_server_hostname",
+        "_shaking_hands",
+        "_ssl_options",
+        "_writing_wants_read",
+    )
+
     def __init__(
         self,
         socket: socket.socket,
@@ -1060,8 +1127,12 @@ class SSLIOStream(IOStream):
         read_chunk_size: int | None = None,
         max_write_buffer_size: int | None = None,
         ssl_options: Mapping[str, Any] | ssl.SSLContext | None = None,
+        *,
+        watcher: Watcher | None = None,
     ) -> None:
-        super().__init__(socket, max_buffer_size, read_chunk_size, max_write_buffer_size)
+        super().__init__(
+            socket, max_buffer_size, read_chunk_size, max_write_buffer_size, watcher=watcher
+        )
         self._ssl_options = ssl_options
         self._server_hostname: str | None = None
         self._full_read = min(self.read_chunk_size, _FULL_RECORD)
@@ -1169,7 +1240,7 @@ class SSLIOStream(IOStream):
         self._say_goodbye()
         super()._send_eof()
 
-    def _hidden(self) -> bool:
+    def hidden(self) -> bool:
         return not self._shaking_hands and self._ready and self._tls.pending() > 0
 
     def _on_readable(self) -> None:

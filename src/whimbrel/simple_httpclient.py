@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from whimbrel import _loops
 from whimbrel._deadlines import Deadlines
 from whimbrel._http1.grammar import LIMITS
-from whimbrel._loops import fork_count
 from whimbrel._policy.exchange import Exchange, Profile
+from whimbrel._readiness import watcher_of
 from whimbrel._simple.errors import CapabilityError
-from whimbrel._simple.plan import Plan
+from whimbrel._simple.plan import Plan, Ready
 from whimbrel._simple.pool import Pool
 from whimbrel._simple.resolve import Resolver
 from whimbrel._simple.transfer import Transfer
@@ -51,7 +52,8 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
                 header_block=self.max_header_size,
                 start_line=min(LIMITS.start_line, self.max_header_size),
             )
-        self._pool = Pool(loop, max(100, 2 * self.max_clients))
+        self._watcher = watcher_of(loop)
+        self._pool = Pool(loop, max(100, 2 * self.max_clients), self._watcher)
         self._deadlines = Deadlines(loop, Transfer.expired, linger=_LINGER)
         self._resolver = Resolver()
         self._plans: dict[Profile, Plan] = {}
@@ -65,10 +67,13 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
                 "prepare_curl_callback needs libcurl: use"
                 " whimbrel.curl_httpclient.CurlAsyncHTTPClient (AsyncHTTPClient.configure)"
             )
-        plan = self._last_plan
-        if plan is None or plan.profile is not request.profile:
-            plan = self._last_plan = self._plan_of(request.profile)
-        transfer = Transfer(self, request, plan, callback)
+        ready: Ready | None = request.memo
+        if ready is None or not ready.bucket.is_known:
+            plan = self._last_plan
+            if plan is None or plan.profile is not request.profile:
+                plan = self._last_plan = self._plan_of(request.profile)
+            ready = plan.ready(self._pool, request)
+        transfer = Transfer(self, request, ready, callback)
         try:
             transfer.begin()
         except BaseException:
@@ -96,8 +101,10 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
         self._deadlines.close()
         self._pool.close()
         self._resolver.close()
+        if self._watcher is not None:
+            self._watcher.close()
 
     def __del__(self) -> None:
         super().__del__()
-        if not getattr(self, "_closed", True) and self._born == fork_count():
+        if not getattr(self, "_closed", True) and self._born == _loops.forks:
             self._free()

@@ -22,7 +22,8 @@ import pycurl
 import pytest
 
 from conftest import Baseline, StrayLogs
-from whimbrel._curl.driver import FAILED, Driver, _EpollPoller
+from whimbrel._curl import driver
+from whimbrel._curl.driver import FAILED, Driver, _EpollPoller, _Lane
 from whimbrel.testing import localhost_context
 from whimbrel.testing.scripted import (
     Peer,
@@ -46,13 +47,22 @@ class SpyDriver(Driver):
         self.threads: set[int] = set()
         super().__init__(*arguments, **keywords)
 
-    def _on_timer(self, timeout_ms: int) -> None:
+    def _on_timer(self, *arguments: Any) -> None:
         self.threads.add(threading.get_ident())
-        super()._on_timer(timeout_ms)
+        super()._on_timer(*arguments)
 
-    def _on_socket(self, *arguments: Any) -> None:
-        self.threads.add(threading.get_ident())
-        super()._on_socket(*arguments)
+    def _open_lane(self) -> _Lane:
+        on_socket = self._poller.on_socket
+
+        def noting(*arguments: Any) -> None:
+            self.threads.add(threading.get_ident())
+            on_socket(*arguments)
+
+        self._poller.on_socket = noting  # type: ignore[method-assign]
+        try:
+            return super()._open_lane()
+        finally:
+            self._poller.on_socket = on_socket  # type: ignore[method-assign]
 
 
 class Rig:
@@ -274,7 +284,7 @@ async def test_matrix_56_a_socket_that_cannot_be_watched(
         others = [asyncio.ensure_future(rig.get(server.url(f"/{n}"))) for n in range(3)]
         await server.requested(3)
 
-        def watch(fd: int, what: int) -> None:
+        def watch(fd: int, what: int, lane: object) -> None:
             raise error("not this one")
 
         with monkeypatch.context() as patch:
@@ -541,26 +551,32 @@ async def test_rule_3_an_idle_socket_is_not_watched_for_writing(
     loop = asyncio.get_running_loop()
     idle: list[int] = []
     ready: list[tuple[int, int]] = []
+    lane = _Lane(pycurl.CurlMulti(), 0)
     poller = _EpollPoller(
-        loop, lambda fd, mask: ready.append((fd, mask)), idle.extend, lambda fd: None
+        loop, lambda lane, fd, mask: ready.append((fd, mask)), idle.extend, lambda lane, fd: None
     )
     here, there = socket.socketpair()
+
+    def tell(what: int) -> None:
+        poller.on_socket(lane, what, here.fileno(), lane.multi, None)
+
     with here, there:
-        poller.watch(here.fileno(), pycurl.POLL_OUT)
-        poller.idle(here.fileno())
+        tell(pycurl.POLL_OUT)
+        tell(pycurl.POLL_REMOVE)
         await _pass(0.05)
         assert idle == []
         there.send(b"stray")
         await until(lambda: idle)
         assert idle == [here.fileno()]
 
-        poller.watch(here.fileno(), pycurl.POLL_OUT)
+        tell(pycurl.POLL_OUT)
         saboteur.fail("modify")
-        poller.idle(here.fileno())
-        poller.watch(here.fileno(), pycurl.POLL_IN)
+        tell(pycurl.POLL_REMOVE)
+        tell(pycurl.POLL_IN)
         await until(lambda: ready)
         assert ready[0] == (here.fileno(), pycurl.CSELECT_IN)
         poller.close()
+        lane.multi.close()
 
 
 # -- rule 4: callbacks during close
@@ -583,7 +599,7 @@ async def test_rule_4_callbacks_during_close(rig: Rig) -> None:
         for server in (tls, plain, quiet):
             await server.connections[0].closed()
         await until(lambda: not _closing_threads())
-        assert rig.driver._alarm is None
+        assert [lane.alarm for lane in rig.driver._lanes] == [None]
         assert rig.driver._soon is None
 
 
@@ -614,11 +630,11 @@ async def test_rule_5_a_failing_socket_action(rig: Rig, saboteur: Saboteur) -> N
         insecure = {"SSL_VERIFYPEER": 0, "SSL_VERIFYHOST": 0}
         transfers = [rig.run(rig.easy(server.url("/wait"), _ignore, **insecure)) for _ in range(3)]
         await server.requested(3)
-        broken = rig.driver._multi
+        (broken,) = rig.driver._lanes
         saboteur.fail("socket_action")
         transfers.append(rig.run(rig.easy(server.url("/trigger"), _ignore, **insecure)))
         assert await asyncio.gather(*transfers) == [FAILED] * 4
-        assert rig.driver._multi is not broken
+        assert broken not in rig.driver._lanes
         assert await rig.get(server.url("/next"), **insecure) == (0, b"/next")
         for peer in server.connections[:3]:
             await peer.closed()
@@ -746,6 +762,171 @@ async def test_cancel_is_silent_and_at_once(rig: Rig) -> None:
                 assert len(rig.driver) == 0
             for peer in server.connections:
                 await peer.closed()
+
+
+# -- rule 7: no long turns
+
+
+class Turns:
+    """Counts what ends in each turn of the loop, while it is entered."""
+
+    def __init__(self) -> None:
+        self.ended: list[int] = [0]
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> Turns:
+        self._turn()
+        return self
+
+    def _turn(self) -> None:
+        self.ended.append(0)
+        self._handle = self._loop.call_soon(self._turn)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._handle.cancel()
+
+
+@pytest.mark.parametrize("share", ["SHARE", "SHARE_SECONDS"])
+async def test_rule_7_a_turn_has_its_share(monkeypatch: pytest.MonkeyPatch, share: str) -> None:
+    """Of many sockets that are ready at once, a few are served in each turn, and all in time."""
+    monkeypatch.setattr(driver, share, {"SHARE": 2, "SHARE_SECONDS": 0.0}[share])
+    rig = Rig(use_epoll=True)
+    count = 7
+    async with ScriptedServer(lambda peer: peer.closed()) as server:
+        transfers = []
+        for number in range(count):
+            transfers.append(rig.run(rig.easy(server.url(), _ignore)))
+            await server.accepted(number + 1)
+        await until(lambda: all(peer.bytes_received for peer in server.connections))
+        with Turns() as turns:
+
+            def ended(transfer: asyncio.Future[int]) -> None:
+                turns.ended[-1] += 1
+
+            for transfer in transfers:
+                transfer.add_done_callback(ended)
+            for peer in server.connections:
+                _answer_now(peer, 2, b"ok")
+            assert await asyncio.gather(*transfers) == [0] * count
+    rig.driver.close()
+    assert sum(turns.ended) == count
+    assert max(turns.ended) == {"SHARE": 2, "SHARE_SECONDS": 1}[share]
+
+
+async def test_rule_7_first_come_first_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that is ready again and again does not keep others from being served."""
+    monkeypatch.setattr(driver, "SHARE", 1)
+    rig = Rig(use_epoll=True)
+    async with ScriptedServer(lambda peer: peer.closed()) as server:
+        # Each piece brings the next at once, for ever.
+        noisy = rig.easy(server.url("/noisy"), lambda piece: _send_more())
+        rig.driver.start(noisy, lambda code, message: pytest.fail("it has no end"))
+        await server.accepted(1)
+        peers = server.connections
+
+        def _send_more() -> None:
+            peers[0]._sock.send(b"more")
+
+        quiet = [rig.run(rig.easy(server.url("/quiet"), _ignore)) for _ in range(3)]
+        await server.accepted(4)
+        await until(lambda: all(peer.bytes_received for peer in peers))
+        peers[0]._sock.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\nmore")
+        for peer in peers[1:]:
+            _answer_now(peer, 2, b"ok")
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*quiet) == [0, 0, 0]
+        rig.driver.cancel(noisy)
+    rig.driver.close()
+
+
+# -- rule 8: not too many transfers on one multi handle
+
+
+async def test_rule_8_lanes_open_and_close(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too much for one multi goes to others, which are closed once nobody needs them."""
+    monkeypatch.setattr(driver, "LANE", 2)
+    monkeypatch.setattr(driver, "LINGER", 0.1)
+    rig = make_rig()
+    release = asyncio.Event()
+    async with ScriptedServer(_held(release)) as server:
+        transfers = [rig.run(rig.easy(server.url(), _ignore)) for _ in range(5)]
+        await server.requested(5)
+        assert [lane.attached for lane in rig.driver._lanes] == [2, 2, 1]
+        assert len({lane.number for lane in rig.driver._lanes}) == 3
+        release.set()
+        assert await asyncio.gather(*transfers) == [0] * 5
+        # Their connections are used again before new ones are made.
+        transfers = [rig.run(rig.easy(server.url(), _ignore)) for _ in range(5)]
+        assert await asyncio.gather(*transfers) == [0] * 5
+        assert len(server.connections) == 5
+        await until(lambda: len(rig.driver._lanes) == 1)
+        for peer in server.connections:
+            if peer is not server.connections[0] and peer is not server.connections[1]:
+                await peer.closed()
+        assert await rig.get(server.url()) == (0, b"/")
+        assert len(server.connections) == 5
+
+
+async def test_rule_8_a_lane_in_use_is_not_closed(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time for which nobody needs a multi begins anew with every use of it."""
+    monkeypatch.setattr(driver, "LANE", 1)
+    monkeypatch.setattr(driver, "LINGER", 0.1)
+    rig = make_rig()
+    release = asyncio.Event()
+    async with (
+        ScriptedServer(_held(release, "/wait")) as server,
+        ScriptedServer(canned(ok())) as other,
+    ):
+        held = rig.run(rig.easy(server.url("/wait"), _ignore))
+        await server.requested(1)
+        assert await rig.get(other.url()) == (0, b"ok")
+        second = rig.run(rig.easy(server.url("/wait"), _ignore))
+        await server.requested(2)
+        await _pass(0.3)
+        assert len(rig.driver._lanes) == 2
+        release.set()
+        assert [await held, await second] == [0, 0]
+
+
+async def test_rule_8_a_multi_fails_alone(
+    make_rig: Callable[..., Rig], saboteur: Saboteur, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transfers on another multi go on, and so does the watching of their sockets."""
+    monkeypatch.setattr(driver, "LANE", 1)
+    rig = make_rig()
+    release = asyncio.Event()
+    async with ScriptedServer(_held(release, "/wait")) as server:
+        other = rig.run(rig.easy(server.url("/wait"), _ignore))
+        await server.requested(1)
+        saboteur.fail("socket_action")
+        assert await rig.run(rig.easy(server.url(), _ignore)) == FAILED
+        assert not other.done()
+        release.set()
+        async with asyncio.timeout(5):
+            assert await other == 0
+        assert await rig.get(server.url("/next")) == (0, b"/next")
+
+
+async def test_rule_8_connections_have_one_number_each(
+    make_client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libcurl counts them for each multi; a response tells of one that is the client's."""
+    monkeypatch.setattr(driver, "LANE", 1)
+    client = make_client(max_clients=3)
+    release = asyncio.Event()
+    async with ScriptedServer(_held(release)) as server:
+        fetches = [client.fetch(server.url()) for _ in range(3)]
+        await server.requested(3)
+        release.set()
+        first = {(await fetch).connection_id for fetch in fetches}
+        assert len(first) == 3
+        again = await asyncio.gather(*(client.fetch(server.url()) for _ in range(3)))
+        assert {response.connection_id for response in again} == first
+        assert all(response.reused for response in again)
 
 
 # -- with a client

@@ -321,25 +321,19 @@ Watch = Callable[..., None]
 
 
 @pytest.mark.parametrize("watch", ["add_reader", "add_writer"])
-async def test_a_loop_that_cannot_watch_loses_this_stream_alone(
-    watch: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_watcher_that_cannot_watch_loses_this_stream_alone(watch: str) -> None:
     class Refusing:
         """The running loop, but for one method that has run out of what it needs."""
-
-        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-            self._loop = loop
 
         def __getattr__(self, name: str) -> Any:
             if name == watch:
                 return self._refuse
-            return getattr(self._loop, name)
+            return getattr(asyncio.get_running_loop(), name)
 
         def _refuse(self, *_: object) -> None:
             raise OSError(28, "No space left on device")
 
-    with connected() as (stream, _), connected() as (other, other_peer):
-        stream.loop = Refusing(stream.loop)  # type: ignore[assignment]
+    with connected(watcher=Refusing()) as (stream, _), connected() as (other, other_peer):
         told = Told()
         stream.attach(told)
         if watch == "add_writer":

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import Certificates
+from whimbrel._readiness import Readiness
 from whimbrel._simple import pool as pool_module
 from whimbrel._simple import tls as tls_module
 from whimbrel._simple.sockets import Socket, TLSSocket
@@ -46,6 +47,7 @@ FAILURES: dict[str, Callable[[], Exception]] = {
     "send": _os_error(errno.ENOBUFS),
     "recv": _os_error(errno.ENOBUFS),
     "poll": _os_error(errno.ENOMEM),
+    "look": _os_error(errno.ENOMEM),
     "wrap": lambda: ssl.SSLError(1, "sabotage"),
     "do_handshake": lambda: ssl.SSLError(1, "sabotage"),
     "tls_send": lambda: ssl.SSLError(1, "sabotage"),
@@ -86,8 +88,12 @@ class Saboteur:
         )
         patch.setattr(tls_module, "wrap_tls", self._wrapped("wrap", tls_module.wrap_tls))
         patch.setattr(pool_module, "select", _Select(self))
+        patch.setattr(Readiness, "peek", self._wrapped("look", Readiness.peek))
         for name in ("add_reader", "add_writer", "create_task"):
             patch.setattr(loop, name, self._of_backend(name, getattr(loop, name)), raising=False)
+        for name in ("add_reader", "add_writer"):
+            # Between the backend and the loop, where there is epoll.
+            patch.setattr(Readiness, name, self._of_backend(name, getattr(Readiness, name)))
 
     def fail(self, name: str, nth: int = 1, *, for_good: bool = False) -> None:
         """Make the `nth` call of `name` from now on fail, and with `for_good` those after it.

@@ -1299,7 +1299,9 @@ async def test_given_up_in_the_turn_in_which_the_connection_stands(client: Any) 
         await error_of(client.fetch(server.url(), request_timeout=0.05))
         exchange = exchange_of(server.url("/given-up"))
         outcomes: list[Any] = []
-        transfer = Transfer(client, exchange, Plan(exchange.profile), outcomes.append)
+        transfer = Transfer(
+            client, exchange, Plan(exchange.profile).ready(client._pool, exchange), outcomes.append
+        )
         transfer.begin()
         task = transfer._task
         assert task is not None

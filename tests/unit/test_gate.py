@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from whimbrel._policy.gate import Gate
+from whimbrel._policy.gate import SHARE, Gate
 
 
 class Timer:
@@ -91,10 +91,18 @@ def gate_of(clock: Clock, limit: int) -> Gate:
     return Gate(loop, limit)
 
 
+def enter(gate: Gate, entrant: Entrant, deadline: float | None) -> bool:
+    """Take a slot, or a place in the queue; tell which, by True and False."""
+    if gate.enter():
+        return True
+    gate.wait(entrant, deadline)
+    return False
+
+
 def test_free_slots_take_no_timer_and_no_queue(clock: Clock, log: Log) -> None:
     gate = gate_of(clock, 3)
     for name in range(3):
-        assert gate.enter(Entrant(log, name), deadline=1.0)
+        assert enter(gate, Entrant(log, name), 1.0)
     assert gate.active == 3
     assert not gate.waiting
     assert clock.made == 0
@@ -103,10 +111,10 @@ def test_free_slots_take_no_timer_and_no_queue(clock: Clock, log: Log) -> None:
 
 def test_first_in_first_out(clock: Clock, log: Log) -> None:
     gate = gate_of(clock, 1)
-    assert gate.enter(Entrant(log), None)
+    assert enter(gate, Entrant(log), None)
     # Deadlines have no say in the order.
     for name, deadline in enumerate((9.0, None, 3.0, 7.0, None, 5.0)):
-        assert not gate.enter(Entrant(log, name), deadline)
+        assert not enter(gate, Entrant(log, name), deadline)
     for _ in range(6):
         gate.leave()
     assert log == [("in", name) for name in range(6)]
@@ -117,19 +125,19 @@ def test_first_in_first_out(clock: Clock, log: Log) -> None:
 
 def test_a_slot_passes_on_without_a_gap(clock: Clock, log: Log) -> None:
     gate = gate_of(clock, 2)
-    gate.enter(Entrant(log), None)
-    gate.enter(Entrant(log), None)
-    gate.enter(Entrant(log, "waiting"), None)
+    enter(gate, Entrant(log), None)
+    enter(gate, Entrant(log), None)
+    enter(gate, Entrant(log, "waiting"), None)
     gate.leave()
     assert gate.active == 2
-    assert not gate.enter(Entrant(log, "late"), None)  # nobody slips in between
+    assert not enter(gate, Entrant(log, "late"), None)  # nobody slips in between
 
 
 def test_one_timer_for_all_set_to_the_earliest(clock: Clock, log: Log) -> None:
     gate = gate_of(clock, 1)
-    gate.enter(Entrant(log), None)
+    enter(gate, Entrant(log), None)
     for name, deadline in enumerate((5.0, 9.0, 3.0, 4.0)):
-        gate.enter(Entrant(log, name), deadline)
+        enter(gate, Entrant(log, name), deadline)
         assert len(clock.pending) == 1
     assert clock.pending[0].due == 3.0
     clock.advance(4.5)
@@ -144,25 +152,25 @@ def test_one_timer_for_all_set_to_the_earliest(clock: Clock, log: Log) -> None:
 
 def test_later_deadlines_make_no_new_timer(clock: Clock, log: Log) -> None:
     gate = gate_of(clock, 1)
-    gate.enter(Entrant(log), None)
+    enter(gate, Entrant(log), None)
     for deadline in range(1, 1000):
-        gate.enter(Entrant(log), float(deadline))
+        enter(gate, Entrant(log), float(deadline))
     assert clock.made == 1
 
 
 def test_equal_deadlines_expire_in_order(clock: Clock, log: Log) -> None:
     gate = gate_of(clock, 1)
-    gate.enter(Entrant(log), None)
+    enter(gate, Entrant(log), None)
     for name in range(5):
-        gate.enter(Entrant(log, name), 1.0)  # the entrants themselves have no order
+        enter(gate, Entrant(log, name), 1.0)  # the entrants themselves have no order
     clock.advance(1.0)
     assert log == [("expired", name) for name in range(5)]
 
 
 def test_no_deadline_waits_for_ever(clock: Clock, log: Log) -> None:
     gate = gate_of(clock, 1)
-    gate.enter(Entrant(log), None)
-    gate.enter(Entrant(log, 1), None)
+    enter(gate, Entrant(log), None)
+    enter(gate, Entrant(log, 1), None)
     assert clock.made == 0
     clock.advance(1e9)
     gate.leave()
@@ -171,9 +179,9 @@ def test_no_deadline_waits_for_ever(clock: Clock, log: Log) -> None:
 
 def test_the_admitted_do_not_expire(clock: Clock, log: Log) -> None:
     gate = gate_of(clock, 1)
-    gate.enter(Entrant(log), None)
-    gate.enter(Entrant(log, 1), 1.0)
-    gate.enter(Entrant(log, 2), 2.0)
+    enter(gate, Entrant(log), None)
+    enter(gate, Entrant(log, 1), 1.0)
+    enter(gate, Entrant(log, 2), 2.0)
     gate.leave()
     clock.advance(1.5)
     assert log == [("in", 1)]
@@ -183,10 +191,10 @@ def test_the_admitted_do_not_expire(clock: Clock, log: Log) -> None:
 
 def test_the_withdrawn_are_told_nothing(clock: Clock, log: Log) -> None:
     gate = gate_of(clock, 1)
-    gate.enter(Entrant(log), None)
+    enter(gate, Entrant(log), None)
     first, second = Entrant(log, 1), Entrant(log, 2)
-    gate.enter(first, 1.0)
-    gate.enter(second, 2.0)
+    enter(gate, first, 1.0)
+    enter(gate, second, 2.0)
     gate.withdraw(first)
     gate.withdraw(first)
     gate.withdraw(Entrant(log))  # never was here
@@ -199,19 +207,19 @@ def test_the_withdrawn_are_told_nothing(clock: Clock, log: Log) -> None:
 
 def test_the_last_to_go_takes_the_timer_along(clock: Clock, log: Log) -> None:
     gate = gate_of(clock, 1)
-    gate.enter(Entrant(log), None)
+    enter(gate, Entrant(log), None)
     first, second = Entrant(log, 1), Entrant(log, 2)
-    gate.enter(first, 1.0)
-    gate.enter(second, 2.0)
+    enter(gate, first, 1.0)
+    enter(gate, second, 2.0)
     gate.withdraw(first)
     assert len(clock.pending) == 1
     gate.withdraw(second)
     assert not clock.pending
-    gate.enter(first, 3.0)
+    enter(gate, first, 3.0)
     gate.leave()  # and so when the last is admitted
     assert not clock.pending
     # A new queue starts afresh.
-    gate.enter(second, 4.0)
+    enter(gate, second, 4.0)
     assert [timer.due for timer in clock.pending] == [4.0]
 
 
@@ -219,11 +227,11 @@ def test_the_last_to_go_takes_the_timer_along(clock: Clock, log: Log) -> None:
 def test_the_departed_are_not_held(clock: Clock, log: Log, way: str) -> None:
     """Long before their deadline; an entrant is a whole fetch."""
     gate = gate_of(clock, 1)
-    gate.enter(Entrant(log), None)
+    enter(gate, Entrant(log), None)
     entrant = Entrant(log, 1)
     gone = weakref.ref(entrant)
-    gate.enter(entrant, 1.0 if way == "expired" else 100.0)
-    gate.enter(Entrant(log, "stays"), 100.0)
+    enter(gate, entrant, 1.0 if way == "expired" else 100.0)
+    enter(gate, Entrant(log, "stays"), 100.0)
     if way == "withdrawn":
         gate.withdraw(entrant)
     elif way == "admitted":
@@ -243,16 +251,16 @@ def test_the_departed_are_not_held(clock: Clock, log: Log, way: str) -> None:
 def test_expiry_may_leave_and_enter(clock: Clock, log: Log) -> None:
     """Callbacks act on the gate at once: whoever expires may bring another, or free a slot."""
     gate = gate_of(clock, 1)
-    gate.enter(Entrant(log), None)
+    enter(gate, Entrant(log), None)
 
     class Busy(Entrant):
         def queue_expired(self) -> None:
             super().queue_expired()
-            gate.enter(Entrant(log, "again"), clock.now + 1)
+            enter(gate, Entrant(log, "again"), clock.now + 1)
             gate.leave()
 
-    gate.enter(Busy(log, "busy"), 1.0)
-    gate.enter(Entrant(log, "next"), 5.0)
+    enter(gate, Busy(log, "busy"), 1.0)
+    enter(gate, Entrant(log, "next"), 5.0)
     clock.advance(1.0)
     assert log == [("expired", "busy"), ("in", "next")]
     assert [timer.due for timer in clock.pending] == [2.0]
@@ -275,7 +283,7 @@ def test_against_a_model(seed: int) -> None:
         if action == "enter":
             entrant = Entrant(log, step)
             deadline = rng.choice((None, clock.now + rng.randint(1, 20)))
-            entered = gate.enter(entrant, deadline)
+            entered = enter(gate, entrant, deadline)
             assert entered is (active < limit)
             if entered:
                 active += 1
@@ -307,7 +315,7 @@ def test_against_a_model(seed: int) -> None:
 async def test_on_a_real_loop(log: Log) -> None:
     loop = asyncio.get_running_loop()
     gate = Gate(loop, 1)
-    gate.enter(Entrant(log), None)
+    enter(gate, Entrant(log), None)
     done = loop.create_future()
 
     class Last(Entrant):
@@ -316,8 +324,43 @@ async def test_on_a_real_loop(log: Log) -> None:
             done.set_result(loop.time())
 
     deadline = loop.time() + 0.02
-    gate.enter(Entrant(log, "first"), loop.time() + 0.01)
-    gate.enter(Last(log, "last"), deadline)
+    enter(gate, Entrant(log, "first"), loop.time() + 0.01)
+    enter(gate, Last(log, "last"), deadline)
     # Not before its time, by more than the clock's resolution.
     assert await done >= deadline - 0.001
     assert log == [("expired", "first"), ("expired", "last")]
+
+
+async def test_a_turn_of_the_loop_has_its_share(log: Log) -> None:
+    """Slots for all, and still only so many go ahead in each turn, in the order of their coming."""
+    gate = Gate(asyncio.get_running_loop(), 4 * SHARE)
+    at_once = sum(enter(gate, Entrant(log, name), None) for name in range(3 * SHARE))
+    assert at_once == SHARE
+    # The rest waits its turn, and nobody overtakes it.
+    after = []
+    for turn in range(3):
+        after.append(len(log))
+        assert gate.active == (turn + 1) * SHARE
+        await asyncio.sleep(0)
+    assert after == [0, SHARE, 2 * SHARE]
+    assert log == [("in", name) for name in range(SHARE, 3 * SHARE)]
+
+
+async def test_the_share_is_no_second_limit(log: Log) -> None:
+    """Who comes while others end goes ahead: a turn has passed since those began."""
+    gate = Gate(asyncio.get_running_loop(), 4 * SHARE)
+    for _ in range(SHARE):
+        assert enter(gate, Entrant(log), None)
+    gate.leave()
+    assert enter(gate, Entrant(log), None)
+
+
+async def test_who_waits_for_a_turn_needs_a_slot_too(log: Log) -> None:
+    gate = Gate(asyncio.get_running_loop(), SHARE + 1)
+    for name in range(SHARE + 2):
+        enter(gate, Entrant(log, name), None)
+    await asyncio.sleep(0)
+    assert log == [("in", SHARE)]
+    assert gate.active == SHARE + 1
+    gate.leave()
+    assert log == [("in", SHARE), ("in", SHARE + 1)]

@@ -33,6 +33,7 @@ CONNECTION = "whimbrel.http1connection"
 SIMPLE = "whimbrel._simple"
 TESTING = "whimbrel.testing"
 BACKENDS = "whimbrel._backends"
+READINESS = "whimbrel._readiness"
 
 # Module, or package for all that is in it -> what of ours it may import.
 LAYERS: dict[str, set[str]] = {
@@ -43,8 +44,9 @@ LAYERS: dict[str, set[str]] = {
     "whimbrel._streaming": set(),
     MEMORY: set(),
     "whimbrel._deadlines": set(),
+    READINESS: set(),
     "whimbrel._curl": set(),
-    "whimbrel._curl.driver": set(),
+    "whimbrel._curl.driver": {"whimbrel._loops"},
     CAPABILITIES: set(),
     # Pure decisions.
     HTTPUTIL: {"whimbrel.util"},
@@ -91,15 +93,16 @@ LAYERS: dict[str, set[str]] = {
     # HTTP/1.1, for the simple backend and the server.
     HTTP1: {HTTP1},
     "whimbrel._iostream": set(),
-    IOSTREAM: {"whimbrel._iostream", "whimbrel._loops"},
+    IOSTREAM: {"whimbrel._iostream", "whimbrel._loops", READINESS},
     CHANNEL: {CHANNEL, HTTP1, IOSTREAM, POLICY, HTTPUTIL},
     CONNECTION: {CHANNEL, HTTP1, IOSTREAM, HTTPUTIL},
     # Pure Python.
-    SIMPLE: {SIMPLE, HTTP1, IOSTREAM, DOWNLOAD, UPLOAD, POLICY, CONTRACT, HTTPUTIL},
+    SIMPLE: {SIMPLE, HTTP1, IOSTREAM, DOWNLOAD, UPLOAD, POLICY, CONTRACT, HTTPUTIL, READINESS},
     "whimbrel.simple_httpclient": {
         SIMPLE,
         HTTP1,
         "whimbrel._deadlines",
+        READINESS,
         "whimbrel._loops",
         POLICY,
         CONTRACT,

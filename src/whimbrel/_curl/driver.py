@@ -13,6 +13,10 @@ The rules:
 4. Socket and timer callbacks may fire during `close()`, from another thread: nobody listens then.
 5. A failing `socket_action` is fatal for the multi: its transfers fail, a new one is built.
 6. No heartbeat. If one seems needed, a rule above is broken.
+7. No turn of the loop may become long. What is ready beyond a turn's share is served in the next
+   turns, first come, first served. How many transfers begin in one is for the client to bound.
+8. libcurl looks for a connection that a transfer can use by going through all that go to the same
+   host. So a multi carries `LANE` transfers at most, and the next one goes to another multi.
 
 With epoll, libcurl's sockets sit in an epoll of our own, and the loop watches that one fd: one
 wake-up serves every socket that is ready, and the loop's own bookkeeping is never touched.
@@ -23,24 +27,79 @@ See docs/internals/driver.md.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import select
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import count, islice
+from time import monotonic
 from typing import Any
 
 import pycurl
+
+from whimbrel._loops import clock_of
 
 Done = Callable[[int, str], None]
 
 FAILED = -1
 """The code that `done` gets when not libcurl's transfer but the driver under it failed."""
 
+LANE = 256
+"""Transfers on one multi handle."""
+LINGER = 60.0
+"""Seconds for which a multi handle beyond the first is kept, with its connections, for nobody."""
+SHARE = 32
+"""Sockets that are served in one turn of the loop."""
+SHARE_SECONDS = 0.003
+"""Serving sockets ends a turn after this time, even if they are fewer: TLS handshakes are long."""
+
 _IN, _OUT = pycurl.POLL_IN, pycurl.POLL_OUT
 
 
+class _Lane:
+    """A multi handle, and what the driver knows of it."""
+
+    __slots__ = (
+        "alarm",
+        "alarm_due",
+        "attached",
+        "due",
+        "idle_since",
+        "is_new",
+        "multi",
+        "number",
+        "own",
+        "running",
+    )
+
+    def __init__(self, multi: pycurl.CurlMulti, number: int) -> None:
+        self.multi = multi
+        self.number = number  # never given twice by a driver
+        # The eventfd by which libcurl wakes itself is open for as long as the multi is: it comes
+        # and goes with the first and last transfer, and needs no new entry each time. It is the
+        # first fd that libcurl tells of (while `is_new`), and among those that came with the multi.
+        self.own: set[int] = set()
+        self.is_new = True
+        self.attached = 0
+        # What libcurl counts as running may still hold what was cancelled in a callback, and not
+        # yet what was started in one.
+        self.running = 0
+        self.due: float | None = None  # when libcurl wants to be called
+        self.alarm: asyncio.TimerHandle | None = None
+        self.alarm_due = math.inf  # when it rings
+        self.idle_since = 0.0  # where `attached` is 0
+
+    def drop_timer(self) -> None:
+        if self.alarm is not None:
+            self.alarm.cancel()
+        self.alarm = self.due = None
+        self.alarm_due = math.inf
+
+
 class Driver:
-    """Runs easy handles on one multi handle.
+    """Runs easy handles on multi handles, on one as long as they are few.
 
     :param loop: the loop; every method is called in its thread.
     :param on_idle_event: called with the fd of an idle connection that became readable, that is:
@@ -60,47 +119,67 @@ class Driver:
         self._on_idle_event = on_idle_event
         self._max_connections = max_connections
         self._transfers: dict[pycurl.Curl, Done] = {}
-        # What libcurl counts as running may still hold what was cancelled in a callback, and not
-        # yet what was started in one: this is what is in the multi handle.
-        self._attached: set[pycurl.Curl] = set()
+        # What is in a multi handle: not yet what was started in a callback, and still what was
+        # cancelled in one.
+        self._attached: dict[pycurl.Curl, _Lane] = {}
         # Of every socket that libcurl opened: whose transfer asked for it, and its inode.
         self._openers: dict[int, tuple[pycurl.Curl, int]] = {}
         self._inside = False  # libcurl is on the stack
         self._deferred: list[Callable[[], None]] = []
-        self._broken: list[int] = []  # fds that could not be watched
+        self._broken: list[tuple[_Lane, int]] = []  # fds that could not be watched
         self._closed = False
+        self._soon: asyncio.Handle | None = None
+        self._soon_lanes: dict[_Lane, None] = {}
+        self._sweep: asyncio.TimerHandle | None = None
         if use_epoll is None:
             use_epoll = hasattr(select, "epoll")
         self._poller: _EpollPoller | _LoopPoller = (_EpollPoller if use_epoll else _LoopPoller)(
-            loop, self._on_ready, self._on_batch, self._note_broken
+            loop, self._action, self._on_batch, self._note_broken
         )
-        self._open_multi()
+        self._clock = clock_of(loop)
+        self._lane_numbers = count()
+        self._lanes: list[_Lane] = []
+        self._open_lane()
 
-    def _open_multi(self) -> None:
-        self._due: float | None = None
-        self._alarm: asyncio.TimerHandle | None = None
-        self._soon: asyncio.Handle | None = None
-        self._multi = multi = pycurl.CurlMulti()
-        multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
-        multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
+    def _open_lane(self) -> _Lane:
+        free = _lowest_free_fd()
+        lane = _Lane(pycurl.CurlMulti(), next(self._lane_numbers))
+        lane.own = _eventfds_from(free)
+        multi = lane.multi
+        multi.setopt(pycurl.M_SOCKETFUNCTION, partial(self._poller.on_socket, lane))
+        multi.setopt(pycurl.M_TIMERFUNCTION, partial(self._on_timer, lane))
         if self._max_connections is not None:
-            multi.setopt(pycurl.M_MAXCONNECTS, self._max_connections)
+            most = self._max_connections
+            multi.setopt(pycurl.M_MAXCONNECTS, min(most, 2 * LANE) if self._lanes else most)
+        self._lanes.append(lane)
+        return lane
+
+    def _lane_with_room(self) -> _Lane:
+        # The first, so that few transfers share one multi and its connections.
+        for lane in self._lanes:
+            if lane.attached < LANE:
+                return lane
+        return self._open_lane()
 
     # What the owner asks for
 
-    def start(self, easy: pycurl.Curl, done: Done) -> None:
+    def start(self, easy: pycurl.Curl, done: Done, *, at_once: bool = False) -> None:
         """Begin a transfer; ``done(code, message)`` is called once, from the loop, at its end.
 
         `code` is libcurl's (0 is success), or `FAILED`. When `done` is called, the handle is
-        the caller's again.
+        the caller's again. With `at_once` libcurl's callbacks may be called before this returns,
+        which spares a transfer that is alone a turn of the loop.
         """
         if self._closed:
             raise RuntimeError("the driver is closed")
         self._transfers[easy] = done
         if self._inside:
             self._defer(lambda: self._add(easy))
-        else:
-            self._add(easy)
+            return
+        self._add(easy)
+        if at_once and len(self._attached) == 1 and self._soon is not None:
+            # Several that start in one turn are better served together.
+            self._begin_at_once(self._attached[easy])
 
     def cancel(self, easy: pycurl.Curl) -> None:
         """End a transfer without a word, and close its handle and its connection."""
@@ -118,6 +197,9 @@ class Driver:
             return
         if easy not in self._transfers:
             return
+        lane = self._attached.get(easy)
+        if lane is None:
+            return  # it has not begun, and asks for whatever it needs when it does
         self._inside = True
         try:
             easy.pause(mask)
@@ -127,7 +209,11 @@ class Driver:
             self._inside = False
         # An unpaused transfer may have everything it needs in libcurl's own buffers, where no
         # socket event tells of it.
-        self._run_soon()
+        self._run_soon(lane)
+
+    def lane_of(self, easy: pycurl.Curl) -> int:
+        """The number of the multi that a transfer is on: libcurl's connection ids are its own."""
+        return self._attached[easy].number
 
     def opened(self, fd: int, easy: pycurl.Curl) -> None:
         """Note that libcurl opened `fd` for `easy`: whom to tell if it cannot be watched."""
@@ -138,12 +224,12 @@ class Driver:
         if self._closed:
             return
         self._closed = True
-        multi, poller = self._multi, self._poller
-        easies = self._attached.union(self._transfers)
+        lanes, poller = self._lanes, self._poller
+        easies = {**self._attached, **self._transfers}
         self._transfers.clear()
 
         def finish() -> None:
-            _close_multi(multi, easies)
+            _close_multis([lane.multi for lane in lanes], easies)
             poller.close()
             self._drop_timers()
 
@@ -169,7 +255,7 @@ class Driver:
             except OSError:
                 pass  # closed by libcurl since then
         os.close(null)
-        _keep_for_ever((self._multi, self._poller))
+        _keep_for_ever((self._lanes, self._poller))
 
     def __len__(self) -> int:
         return len(self._transfers)
@@ -179,14 +265,36 @@ class Driver:
     def _add(self, easy: pycurl.Curl) -> None:
         if easy not in self._transfers:
             return  # cancelled before it began
+        lane = self._lane_with_room()
         self._inside = True
         try:
-            self._multi.add_handle(easy)
-            self._attached.add(easy)
+            lane.multi.add_handle(easy)
+            self._attached[easy] = lane
+            lane.attached += 1
         except pycurl.error as error:
             self._finish(easy, *_reason(error), added=False)
         finally:
             self._inside = False
+
+    def _begin_at_once(self, lane: _Lane) -> None:
+        """What `_on_soon` does, but for the ends of transfers: nobody is told of one in here."""
+        self._poller.look()  # nothing is to be reaped: the one transfer has not begun
+        if self._closed or lane not in self._soon_lanes:
+            return
+        soon, self._soon = self._soon, None
+        del self._soon_lanes[lane]
+        self._inside = True
+        try:
+            _, lane.running = lane.multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        except pycurl.error:
+            lane.running = 0  # it will fail again, where that may be told
+        finally:
+            self._inside = False
+        if soon is not None:
+            soon.cancel()
+        if self._soon is None and (lane.running < lane.attached or self._soon_lanes):
+            self._soon_lanes[lane] = None
+            self._soon = self._loop.call_soon(self._on_soon)
 
     def _discard(self, easy: pycurl.Curl) -> None:
         if easy in self._attached:
@@ -201,33 +309,38 @@ class Driver:
         self._after()
 
     def _detach(self, easy: pycurl.Curl) -> None:
-        self._attached.discard(easy)
-        self._multi.remove_handle(easy)
+        lane = self._attached.pop(easy)
+        lane.attached -= 1
+        if not lane.attached and lane is not self._lanes[0]:
+            self._note_idle(lane)
+        lane.multi.remove_handle(easy)
 
-    def _action(self, fd: int, mask: int) -> bool:
+    def _action(self, lane: _Lane, fd: int, mask: int) -> bool:
         """Let libcurl act on a socket or its timers; False if that ended the multi (rule 5)."""
         self._inside = True
         try:
-            _, running = self._multi.socket_action(fd, mask)
+            _, lane.running = lane.multi.socket_action(fd, mask)
         except pycurl.error as error:
             self._inside = False
             if not self._closed:
-                self._rebuild(f"libcurl's multi handle failed: {error}")
+                self._rebuild(lane, f"libcurl's multi handle failed: {error}")
             return False
         finally:
             self._inside = False
-        self._running = running
         return True
-
-    _running = 0
 
     def _reap(self) -> None:
         """Hand over what has finished."""
-        if self._running >= len(self._attached):
-            return
+        for lane in self._lanes:
+            if lane.running < lane.attached:
+                self._reap_lane(lane)
+                if self._closed:
+                    return
+
+    def _reap_lane(self, lane: _Lane) -> None:
         more = True
         while more and not self._closed:
-            more, succeeded, failed = self._multi.info_read()
+            more, succeeded, failed = lane.multi.info_read()
             for easy in succeeded:
                 self._finish(easy, 0, "")
             for easy, code, message in failed:
@@ -258,19 +371,52 @@ class Driver:
                 {"message": "the end of a transfer was not handled", "exception": error}
             )
 
-    def _rebuild(self, message: str) -> None:
+    def _rebuild(self, lane: _Lane, message: str) -> None:
         """Replace a multi that failed; its transfers fail with it, the next one works."""
-        old, attached = self._multi, self._attached
+        attached = [easy for easy, its in self._attached.items() if its is lane]
         failed = [self._transfers.pop(easy, None) for easy in attached]
-        self._attached = set()
-        self._drop_timers()
-        self._poller.clear()
-        self._openers.clear()
-        self._open_multi()
-        _close_multi(old, attached, close_handles=False)
+        for easy in attached:
+            del self._attached[easy]
+        self._remove_lane(lane)
+        if not self._lanes:
+            self._open_lane()
+        _close_multis([lane.multi], attached, close_handles=False)
         for done in failed:
             if done is not None:  # else it was cancelled in a callback, and is about to be closed
                 self._tell(done, FAILED, message)
+
+    def _remove_lane(self, lane: _Lane) -> None:
+        self._lanes.remove(lane)
+        self._soon_lanes.pop(lane, None)
+        lane.drop_timer()
+        for fd in self._poller.forget(lane):
+            self._openers.pop(fd, None)
+
+    def _note_idle(self, lane: _Lane) -> None:
+        """A multi beyond the first has nothing to do: do not keep its connections for ever."""
+        lane.idle_since = self._loop.time()
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(LINGER, self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._sweep = None
+        if self._closed:
+            return
+        now = self._loop.time()
+        waits = []
+        gone = []
+        for lane in self._lanes[1:]:
+            if not lane.attached:
+                left = lane.idle_since + LINGER - now
+                if left > 0:
+                    waits.append(left)
+                else:
+                    self._remove_lane(lane)
+                    gone.append(lane.multi)
+        if waits:
+            self._sweep = self._loop.call_later(min(waits), self._close_idle)
+        if gone:
+            _close_multis(gone, ())
 
     def _after(self) -> None:
         """Do what callbacks asked for while libcurl was running."""
@@ -286,69 +432,66 @@ class Driver:
 
     # From libcurl (rule 1: these only take note)
 
-    def _on_timer(self, timeout_ms: int) -> None:
+    def _on_timer(self, lane: _Lane, timeout_ms: int) -> None:
         if timeout_ms < 0:
-            self._due = None
+            lane.due = None
         elif timeout_ms == 0:
-            self._due = None
-            self._run_soon()
+            lane.due = None
+            self._run_soon(lane)
         else:
-            self._due = due = self._loop.time() + timeout_ms / 1000
-            # An alarm that rings early looks at _due again: moving a deadline later is free.
-            if self._alarm is None or self._alarm.when() > due:
-                if self._alarm is not None:
-                    self._alarm.cancel()
-                self._alarm = self._loop.call_at(due, self._ring)
+            lane.due = due = self._clock() + timeout_ms / 1000
+            # An alarm that rings early looks at `due` again: moving a deadline later is free.
+            if due < lane.alarm_due:
+                if lane.alarm is not None:
+                    lane.alarm.cancel()
+                self._set_alarm(lane, due)
 
-    def _on_socket(self, what: int, fd: int, multi: pycurl.CurlMulti, data: Any) -> None:
-        try:
-            if what == pycurl.POLL_REMOVE:
-                self._poller.idle(fd)
-            else:
-                self._poller.watch(fd, what)
-        except (OSError, ValueError, RuntimeError, NotImplementedError):
-            # No descriptor left, or none that can be watched: only its transfer must fail.
-            self._note_broken(fd)
+    def _set_alarm(self, lane: _Lane, due: float) -> None:
+        lane.alarm_due = due
+        lane.alarm = self._loop.call_at(due, self._ring, lane)
 
-    def _note_broken(self, fd: int) -> None:
-        self._broken.append(fd)
+    def _note_broken(self, lane: _Lane, fd: int) -> None:
+        self._broken.append((lane, fd))
         if len(self._broken) == 1:
             self._loop.call_soon(self._fail_broken)
 
     # From the loop
 
-    def _run_soon(self) -> None:
+    def _run_soon(self, lane: _Lane) -> None:
+        self._soon_lanes[lane] = None
         if self._soon is None and not self._closed:
             self._soon = self._loop.call_soon(self._on_soon)
 
     def _on_soon(self) -> None:
         self._soon = None
+        lanes, self._soon_lanes = self._soon_lanes, {}
         if self._closed:
             return
         # First what lies on idle sockets: a connection that must not be used again has to be
         # known before a new transfer picks one.
-        self._poller.drain()
-        if not self._closed and self._action(pycurl.SOCKET_TIMEOUT, 0):
+        self._poller.look()
+        for lane in lanes:
+            if self._closed:
+                return
+            self._action(lane, pycurl.SOCKET_TIMEOUT, 0)
+        if not self._closed:
             self._reap()
             self._after()
 
-    def _ring(self) -> None:
-        self._alarm = None
-        if self._closed or self._due is None:
+    def _ring(self, lane: _Lane) -> None:
+        lane.alarm = None
+        lane.alarm_due = math.inf
+        if self._closed or lane.due is None:
             return
         # The loop's clock may end a hair early: then ring again.
-        if self._due > self._loop.time() + 0.0005:
-            self._alarm = self._loop.call_at(self._due, self._ring)
+        if lane.due > self._clock() + 0.0005:
+            self._set_alarm(lane, lane.due)
             return
-        self._due = None
-        self._on_soon()
-
-    def _on_ready(self, fd: int, mask: int) -> None:
-        """A socket that libcurl watches is ready."""
-        self._action(fd, mask)
+        lane.due = None
+        self._run_soon(lane)
 
     def _on_batch(self, idle: list[int]) -> None:
-        """Every socket of one wake-up was served; `idle` had events though none was due."""
+        """What was ready has been served; `idle` had events though none was due."""
         for fd in idle:
             self._on_idle_event(fd)
         if not self._closed:
@@ -360,12 +503,12 @@ class Driver:
         if self._closed:
             return
         message = "the event loop cannot watch a socket: out of file descriptors?"
-        if any(fd not in self._openers for fd in broken):
-            # Not of a transfer but libcurl's own, such as the one its resolver threads write to.
-            self._rebuild(message)
-            return
-        for fd in broken:
-            for easy in self._users_of(fd):
+        # Not of a transfer but libcurl's own, such as the one its resolver threads write to.
+        for lane in {lane for lane, fd in broken if fd not in self._openers}:
+            if lane in self._lanes:
+                self._rebuild(lane, message)
+        for lane, fd in broken:
+            for easy in self._users_of(fd) if lane in self._lanes else ():
                 self._finish(easy, FAILED, message)
 
     def _users_of(self, fd: int) -> list[pycurl.Curl]:
@@ -385,11 +528,18 @@ class Driver:
         return users or ([opener] if sockets.get(opener) == -1 else [])
 
     def _drop_timers(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
+        for lane in self._lanes:
+            lane.drop_timer()
         if self._soon is not None:
             self._soon.cancel()
-        self._alarm = self._soon = self._due = None
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._soon = self._sweep = None
+
+
+_UNWATCHABLE = (OSError, ValueError, RuntimeError, NotImplementedError)
+"""What it raises if there is no descriptor left, or none that can be watched. Only the transfer
+on it must fail then."""
 
 
 class _EpollPoller:
@@ -408,9 +558,9 @@ class _EpollPoller:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_ready: Callable[[int, int], None],
+        on_ready: Callable[[_Lane, int, int], object],
         on_batch: Callable[[list[int]], None],
-        on_broken: Callable[[int], None],
+        on_broken: Callable[[_Lane, int], None],
     ) -> None:
         self._loop = loop
         self._on_ready = on_ready
@@ -418,22 +568,45 @@ class _EpollPoller:
         self._on_broken = on_broken
         self._watched: set[int] = set()
         self._masks: dict[int, int] = {}
-        # Numbers that came back as another socket. Is the old one really gone? See drain().
+        self._lanes: dict[int, _Lane] = {}
+        # What is ready and has not been served, in the order in which it was found (rule 7).
+        self._found: dict[int, int] = {}
+        # Numbers that came back as another socket. Is the old one really gone? See look().
         self._reborn: set[int] = set()
         # Made for the first socket: that there is no descriptor left for it is that one's failure.
         self._epoll: select.epoll | None = None
 
     def _open(self) -> None:
         epoll = select.epoll()
-        self._loop.add_reader(epoll.fileno(), self.drain)
+        self._loop.add_reader(epoll.fileno(), self._serve)
         self._epoll = epoll
 
-    def watch(self, fd: int, what: int) -> None:
+    def on_socket(
+        self, lane: _Lane, what: int, fd: int, multi: pycurl.CurlMulti, data: Any
+    ) -> None:
+        """M_SOCKETFUNCTION."""
+        try:
+            if what == pycurl.POLL_REMOVE:
+                self.idle(fd)
+            else:
+                self.watch(fd, what, lane)
+        except _UNWATCHABLE:
+            self._on_broken(lane, fd)
+
+    def watch(self, fd: int, what: int, lane: _Lane) -> None:
         if self._epoll is None:
             self._open()
             assert self._epoll is not None
         events = self._TO_EPOLL[what]
+        if lane.is_new:
+            lane.is_new = False
+            lane.own &= {fd}
+        elif fd in lane.own and self._masks.get(fd) == what:
+            self._watched.add(fd)
+            return
         if fd in self._masks:
+            # What was found before was for what libcurl wanted before.
+            self._found.pop(fd, None)
             # libcurl may have closed it and got the number again: epoll forgot the old one.
             try:
                 self._epoll.modify(fd, events)
@@ -443,10 +616,12 @@ class _EpollPoller:
         else:
             self._epoll.register(fd, events)
         self._masks[fd] = what
+        self._lanes[fd] = lane
         self._watched.add(fd)
 
     def idle(self, fd: int) -> None:
         self._watched.discard(fd)
+        self._found.pop(fd, None)
         if self._masks.get(fd, _IN) != _IN:
             # Writable for ever: an idle connection is watched for reading alone.
             assert self._epoll is not None
@@ -456,32 +631,22 @@ class _EpollPoller:
             except OSError:
                 pass  # then an event that is none takes it out, and the next use tries again
 
-    def drain(self) -> None:
-        """Serve every socket that is ready."""
+    def look(self) -> None:
+        """Find every socket that is ready; tell of those that are idle."""
         epoll = self._epoll
         if epoll is None:
             return
         idle: list[int] = []
         stuck = False
-        for fd, events in epoll.poll(0):
+        for fd, events in epoll.poll(0, len(self._masks) or 1):
             if fd in self._watched:
                 if fd in self._reborn and not self._is_ready(fd, events):
                     stuck = True
-                elif events == 1:
-                    self._on_ready(fd, 1)
                 else:
-                    mask = 0
-                    if events & (select.EPOLLIN | select.EPOLLHUP):
-                        mask |= pycurl.CSELECT_IN
-                    if events & select.EPOLLOUT:
-                        mask |= pycurl.CSELECT_OUT
-                    if events & select.EPOLLERR:
-                        mask |= pycurl.CSELECT_ERR
-                    self._on_ready(fd, mask)
-                if self._epoll is not epoll:
-                    return  # the multi behind these sockets is gone
+                    self._found[fd] = events
             else:
                 self._masks.pop(fd, None)
+                self._lanes.pop(fd, None)
                 try:
                     epoll.unregister(fd)
                     idle.append(fd)
@@ -489,7 +654,33 @@ class _EpollPoller:
                     stuck = True
         if stuck:
             self._replace()
-        self._on_batch(idle)
+        if idle:
+            self._on_batch(idle)
+
+    def _serve(self) -> None:
+        """Serve the sockets that are ready, as far as this turn's share goes."""
+        found = self._found
+        if not found:
+            self.look()
+        end = monotonic() + SHARE_SECONDS
+        for fd in tuple(islice(found, SHARE)):
+            events = found.pop(fd, None)
+            if events is None:
+                continue  # libcurl is done with it
+            if events == 1:
+                self._on_ready(self._lanes[fd], fd, 1)
+            else:
+                mask = 0
+                if events & (select.EPOLLIN | select.EPOLLHUP):
+                    mask |= pycurl.CSELECT_IN
+                if events & select.EPOLLOUT:
+                    mask |= pycurl.CSELECT_OUT
+                if events & select.EPOLLERR:
+                    mask |= pycurl.CSELECT_ERR
+                self._on_ready(self._lanes[fd], fd, mask)
+            if monotonic() > end:
+                break
+        self._on_batch([])
 
     def _is_ready(self, fd: int, events: int) -> bool:
         """Whether the open socket `fd` has `events`, not a closed one of the same number."""
@@ -499,15 +690,25 @@ class _EpollPoller:
 
     def _replace(self) -> None:
         """A closed socket still reports: another process holds it. Leave that epoll to it."""
-        masks, watched = self._masks, self._watched.copy()
+        masks, lanes, watched = self._masks, self._lanes, self._watched.copy()
         self.clear()
         for fd, what in masks.items():
             try:
-                self.watch(fd, what)
+                self.watch(fd, what, lanes[fd])
             except OSError:
                 if fd in watched:
-                    self._on_broken(fd)
+                    self._on_broken(lanes[fd], fd)
         self._watched &= watched
+
+    def forget(self, lane: _Lane) -> list[int]:
+        """Forget every socket of a multi; return them."""
+        gone = [fd for fd, its in self._lanes.items() if its is lane]
+        for fd in gone:
+            del self._masks[fd], self._lanes[fd]
+            self._watched.discard(fd)
+        # Some may be closed, or held by another process: an epoll without them is the sure way.
+        self._replace()
+        return gone
 
     def clear(self) -> None:
         """Forget every socket."""
@@ -516,8 +717,10 @@ class _EpollPoller:
             self._epoll.close()
             self._epoll = None
         self._watched.clear()
+        self._found.clear()
         self._reborn.clear()
         self._masks = {}
+        self._lanes = {}
 
     def close(self) -> None:
         if self._epoll is not None and self._loop.is_closed():
@@ -532,28 +735,43 @@ class _LoopPoller:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_ready: Callable[[int, int], None],
+        on_ready: Callable[[_Lane, int, int], object],
         on_batch: Callable[[list[int]], None],
-        on_broken: Callable[[int], None],
+        on_broken: Callable[[_Lane, int], None],
     ) -> None:
         self._loop = loop
         self._on_ready = on_ready
         self._on_batch = on_batch
+        self._on_broken = on_broken
         self._watched: dict[int, int] = {}
+        self._lanes: dict[int, _Lane] = {}
         # Numbers of idle sockets. Some are closed, or another's, by the time they are looked at.
         self._idle: set[int] = set()
         self._idle_poll = select.poll()
 
-    def watch(self, fd: int, what: int) -> None:
+    def on_socket(
+        self, lane: _Lane, what: int, fd: int, multi: pycurl.CurlMulti, data: Any
+    ) -> None:
+        """M_SOCKETFUNCTION."""
+        try:
+            if what == pycurl.POLL_REMOVE:
+                self.idle(fd)
+            else:
+                self.watch(fd, what, lane)
+        except _UNWATCHABLE:
+            self._on_broken(lane, fd)
+
+    def watch(self, fd: int, what: int, lane: _Lane) -> None:
         before = self._watched.get(fd, 0)
         self._forget_idle(fd)
         # Not a selector's idea of the fd but libcurl's: the number may be a new socket.
         self._remove(fd, before)
         self._watched[fd] = what
+        self._lanes[fd] = lane
         if what & _IN:
-            self._loop.add_reader(fd, self._ready, fd, pycurl.CSELECT_IN)
+            self._loop.add_reader(fd, self._ready, lane, fd, pycurl.CSELECT_IN)
         if what & _OUT:
-            self._loop.add_writer(fd, self._ready, fd, pycurl.CSELECT_OUT)
+            self._loop.add_writer(fd, self._ready, lane, fd, pycurl.CSELECT_OUT)
 
     def _remove(self, fd: int, what: int) -> None:
         if what & _IN:
@@ -563,7 +781,7 @@ class _LoopPoller:
 
     def idle(self, fd: int) -> None:
         # libcurl closes a socket right after this call or never: it may not stay with the
-        # loop, whose selector would keep a dead number. Idle ones are looked at in drain().
+        # loop, whose selector would keep a dead number. Idle ones are looked at in look().
         self._remove(fd, self._watched.pop(fd, 0))
         self._idle.add(fd)
         self._idle_poll.register(fd, select.POLLIN)
@@ -573,11 +791,11 @@ class _LoopPoller:
             self._idle.remove(fd)
             self._idle_poll.unregister(fd)
 
-    def _ready(self, fd: int, mask: int) -> None:
-        self._on_ready(fd, mask)
+    def _ready(self, lane: _Lane, fd: int, mask: int) -> None:
+        self._on_ready(lane, fd, mask)
         self._on_batch([])
 
-    def drain(self) -> None:
+    def look(self) -> None:
         """Find the idle sockets that became readable."""
         if not self._idle:
             return
@@ -589,16 +807,48 @@ class _LoopPoller:
         if readable:
             self._on_batch(readable)
 
+    def forget(self, lane: _Lane) -> list[int]:
+        """Forget every socket of a multi; return them."""
+        gone = [fd for fd, its in self._lanes.items() if its is lane]
+        for fd in gone:
+            del self._lanes[fd]
+            self._remove(fd, self._watched.pop(fd, 0))
+            self._forget_idle(fd)
+        return gone
+
     def clear(self) -> None:
         for fd, what in self._watched.items():
             self._remove(fd, what)
         self._watched.clear()
+        self._lanes.clear()
         for fd in list(self._idle):
             self._forget_idle(fd)
 
     def close(self) -> None:
         if not self._loop.is_closed():
             self.clear()
+
+
+def _lowest_free_fd() -> int:
+    """The descriptor that whoever opens one next will get."""
+    try:
+        fd = os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return -1
+    os.close(fd)
+    return fd
+
+
+def _eventfds_from(fd: int) -> set[int]:
+    """The eventfds among a few descriptors from `fd` on; -1 is no descriptor."""
+    found = set()
+    for number in range(fd, fd + 4) if fd >= 0 else ():
+        try:
+            if os.readlink(f"/proc/self/fd/{number}") == "anon_inode:[eventfd]":
+                found.add(number)
+        except OSError:
+            pass  # no such descriptor, or no /proc
+    return found
 
 
 def _keep_for_ever(thing: object) -> None:
@@ -621,23 +871,36 @@ def _deaf(*arguments: Any) -> None:
     """What a multi handle calls that is on its way out."""
 
 
-def _close_multi(
-    multi: pycurl.CurlMulti, easies: Iterable[pycurl.Curl], *, close_handles: bool = True
+def _close_multis(
+    multis: Iterable[pycurl.CurlMulti],
+    easies: Iterable[pycurl.Curl],
+    *,
+    close_handles: bool = True,
 ) -> None:
-    # Not to the driver, which may have a new one by now, and not from the thread below.
-    multi.setopt(pycurl.M_SOCKETFUNCTION, _deaf)
-    multi.setopt(pycurl.M_TIMERFUNCTION, _deaf)
+    """Close multi handles; each of `easies` is in one of them, or in none."""
+    multis = tuple(multis)
+    for multi in multis:
+        # Not to the driver, which may have a new one by now, and not from the thread below.
+        multi.setopt(pycurl.M_SOCKETFUNCTION, _deaf)
+        multi.setopt(pycurl.M_TIMERFUNCTION, _deaf)
     for easy in easies:
-        try:
-            multi.remove_handle(easy)
-        except pycurl.error:
-            pass
+        for multi in multis:
+            try:
+                multi.remove_handle(easy)
+            except pycurl.error:
+                continue
+            break
         if close_handles:
             easy.close()
+
+    def close() -> None:
+        for multi in multis:
+            multi.close()
+
     # curl_multi_cleanup waits for name look-ups that hang: seconds, in which a loop must not
     # stand still. Not a daemon thread: an interpreter that exits must not pull the ground away.
-    closing = threading.Thread(target=multi.close, name="whimbrel.close")
+    closing = threading.Thread(target=close, name="whimbrel.close")
     try:
         closing.start()
     except RuntimeError:  # the interpreter exits, or no thread is to be had
-        multi.close()
+        close()

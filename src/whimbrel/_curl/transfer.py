@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import pycurl
 
@@ -54,19 +54,31 @@ _FULL_PIECE = 16 * 1024  # what libcurl gives at most at once, whatever BUFFERSI
 MAX_INTERIM = 10
 """Interim (1xx) responses to one request."""
 
-_VERSIONS = {1: "1.0", 2: "1.1", 3: "2", 30: "3"}
+_MADE_BEFORE = (0.0, 0.0, 0.0)
+"""Seconds that look-up, connect and TLS took where the connection stood already."""
 _PROXY_ERROR = 0x200000 + 59  # CURLINFO_PROXY_ERROR; pycurl has no name for it
 _ABORT = getattr(pycurl, "PREREQFUNC_ABORT", 1)
 _SEEK_OK, _SEEK_FAIL = 0, 1
+
+
+class Head(NamedTuple):
+    """A final header block that was found in order."""
+
+    block: bytes
+    code: int
+    version: str
+    content_encoding: str
 
 
 class Transfer:
     """An easy handle, its callbacks, and the exchange it is on."""
 
     __slots__ = (
+        "_applied",
         "_begun",
         "_block",
         "_callback",
+        "_chunk",
         "_completion",
         "_continued",
         "_deadline",
@@ -77,11 +89,13 @@ class Transfer:
         "_error",
         "_exchange",
         "_fresh",
+        "_head",
         "_head_bytes",
         "_head_done",
         "_head_pending",
         "_href",
         "_interim",
+        "_lane",
         "_limits",
         "_lines",
         "_local",
@@ -113,8 +127,10 @@ class Transfer:
         self._limits: tuple[float, float] | None = None
         self._watching = False
         self._dirty = True
+        self._applied: Exchange | None = None
         self._direct = False  # WRITEFUNCTION is the buffer's own: see _write_directly
         self._exchange: Exchange | None = None
+        self._lane = 0
 
     # Begin
 
@@ -143,13 +159,11 @@ class Transfer:
         self._stall: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
         self._upload: Upload | None = None
-        self._download: Download | None = Download(
-            self._owner._driver_loop,
-            exchange,
-            _too_long,
-            self._resume_receiving,
-            self._fail_from_loop,
-        )
+        self._head: Head | None = None
+        self._chunk: bytes | None = None
+        self._download: Download | None = None
+        if exchange.on_head is not None:
+            self._make_download()
         self._paused = 0
         self._completion: tuple[int, str] | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -157,20 +171,35 @@ class Transfer:
         self._proxy_lines: list[bytes] = []
         self._remote: tuple[str, int] | None = None
         self._local: tuple[str, int] | None = None
-        try:
-            self._apply(plan(exchange.profile), exchange)
-        except pycurl.error as error:
-            raise classify(Facts(error.args[0], error.args[-1], exchange)) from error
+        if exchange is not self._applied:
+            try:
+                self._apply(plan(exchange.profile), exchange)
+            except pycurl.error as error:
+                raise classify(Facts(error.args[0], error.args[-1], exchange)) from error
         if exchange.prepare_curl_callback is not None:
             # Whatever it sets must not be met by another request: see _release.
             self._dirty = True
             exchange.prepare_curl_callback(self.easy)
-        self._owner._driver.start(self.easy, self._done)
+        self._owner._driver.start(self.easy, self._done, at_once=exchange.shared)
         if exchange.profile.stall_timeout:
             self._stall_marks: list[tuple[float, ...]] = []
             self._watch_for_stall()
 
+    def _make_download(self) -> Download:
+        """For a body that is more than one piece as it came."""
+        exchange = self._exchange
+        assert exchange is not None
+        self._download = download = Download(
+            self._owner._driver_loop,
+            exchange,
+            _too_long,
+            self._resume_receiving,
+            self._fail_from_loop,
+        )
+        return download
+
     def _apply(self, wanted: Plan, exchange: Exchange) -> None:
+        self._applied = None  # until every option is set
         easy = self.easy
         setopt = easy.setopt
         profile = exchange.profile
@@ -238,6 +267,8 @@ class Transfer:
             if exchange.addresses:
                 addresses = ",".join(f"[{a}]" if ":" in a else a for a in exchange.addresses)
                 setopt(capabilities.option("RESOLVE", "7.59.0"), [f"{host}:{port}:{addresses}"])
+        if exchange.shared and not self._dirty:
+            self._applied = exchange  # nothing in it will change
 
     # libcurl's callbacks
 
@@ -251,6 +282,7 @@ class Transfer:
         self._requests = requests = self._requests + 1
         self._local = address = (local, local_port)
         self._remote = (remote, remote_port)
+        self._lane = self._owner._driver.lane_of(self.easy)
         if requests == 1:
             tainted = self._owner._tainted
             if tainted and address in tainted:
@@ -353,8 +385,7 @@ class Transfer:
         callback = self._callback
         if callback is None or self._exchange is not exchange:
             return  # libcurl found the end itself, and the handle may be on another exchange
-        assert self._download is not None
-        if self._download.paused:
+        if self._download is not None and self._download.paused:
             self._completion = (0, "")
             return
         response = self._outcome(0, "")
@@ -383,8 +414,7 @@ class Transfer:
     def _on_body(self, chunk: bytes) -> int | None:
         """WRITEFUNCTION: a piece of the body as it came, still encoded."""
         download = self._download
-        assert download is not None
-        if download.paused:
+        if download is not None and download.paused:
             self._paused |= pycurl.PAUSE_RECV
             pause: int = pycurl.WRITEFUNC_PAUSE
             return pause
@@ -402,10 +432,27 @@ class Transfer:
                 self._early -= len(chunk)
                 if self._early <= 0:
                     self._owner._driver_loop.call_soon(self._finish_early, self._exchange)
-            download.feed(chunk)
+            self._feed(chunk)
         except BaseException as error:  # noqa: BLE001 (rule 1)
             self._error = error
         return 0 if self._error is not None or self._callback is None else None
+
+    def _feed(self, chunk: bytes) -> None:
+        download = self._download
+        if download is None:
+            exchange = self._exchange
+            assert exchange is not None
+            if (
+                self._chunk is None
+                and len(chunk) < _FULL_PIECE
+                and not 0 < exchange.profile.max_body_size < len(chunk)
+            ):
+                self._chunk = chunk  # all there will be, most often
+                return
+            download = self._make_download()
+            if self._chunk is not None:
+                download.feed(self._chunk)
+        download.feed(chunk)
 
     def _write_directly(self) -> None:
         """Of a large body that is just kept, let C write the rest where it is kept.
@@ -429,8 +476,6 @@ class Transfer:
     def _begin_body(self) -> None:
         """The header block is whole: from here on, header lines are trailers."""
         self._begun = True
-        exchange = self._exchange
-        assert exchange is not None
         lines = self._lines
         # One block, nearly always: it begins with the status line and ends with the blank one.
         if self._block or lines.count(b"\r\n") != 1:
@@ -444,9 +489,20 @@ class Transfer:
     def _check_head(self, lines: list[bytes]) -> None:
         """Look at a whole header block once: what libcurl lets through and we do not, and
         whether the body is encoded."""
+        block = b"".join(lines)
+        head = self._owner._last_head
+        if head is None or block != head.block:
+            # The same bytes mean the same: who is asked again and again answers with one head
+            # for as long as its Date lasts.
+            head = self._owner._last_head = self._parse_head(block, lines)
+        self._head = head
+        if head.content_encoding:
+            (self._download or self._make_download()).begin(head.content_encoding)
+
+    def _parse_head(self, whole: bytes, lines: list[bytes]) -> Head:
         exchange = self._exchange
         assert exchange is not None
-        block = b"".join(lines).lower()
+        block = whole.lower()
         status = block[:16].partition(b" ")[2].split(None, 1)
         if not status or len(status[0]) != 3:
             raise _garbled(exchange, "a malformed status line")
@@ -456,9 +512,9 @@ class Transfer:
         if b"\ntransfer-encoding:" in block and b"\ncontent-length:" in block:
             # RFC 9112 section 6.1: likely an attempt at response splitting.
             raise _garbled(exchange, "both Content-Length and Transfer-Encoding")
-        if b"\ncontent-encoding:" in block:
-            assert self._download is not None
-            self._download.begin(_content_encoding(lines))
+        encoding = _content_encoding(lines) if b"\ncontent-encoding:" in block else ""
+        version = block[5:].split(None, 1)[0].decode("latin-1")
+        return Head(whole, _status_of(lines), version, encoding)
 
     def _on_read(self, size: int) -> bytes | int:
         """READFUNCTION: libcurl wants at most `size` bytes more of the request body."""
@@ -503,7 +559,7 @@ class Transfer:
         exchange = self._exchange
         if self._callback is None or exchange is None:
             return
-        assert self._download is not None
+        download = self._download
         limit = exchange.profile.stall_timeout
         getinfo = self.easy.getinfo
         mark = (
@@ -513,7 +569,9 @@ class Transfer:
             self._requests,
         )
         marks = self._stall_marks
-        waits_for_us = self._download.paused or (self._upload is not None and self._upload.waiting)
+        waits_for_us = (download is not None and download.paused) or (
+            self._upload is not None and self._upload.waiting
+        )
         if not self._requests or waits_for_us or (marks and marks[-1] != mark):
             marks.clear()
         marks.append(mark)
@@ -531,8 +589,8 @@ class Transfer:
             return
         self._callback = None
         self._owner._driver.cancel(self.easy)
-        assert self._download is not None
-        self._download.cancel()
+        if self._download is not None:
+            self._download.cancel()
         self._stop_helpers()
         self._owner._forget(self)
 
@@ -565,8 +623,12 @@ class Transfer:
                 return
             if self._completion is not None:
                 code, message = self._completion
-        assert self._download is not None
-        if self._download.paused and not code and self._error is None:
+        if (
+            self._download is not None
+            and self._download.paused
+            and not code
+            and self._error is None
+        ):
             # libcurl is through, the consumer is not. The deadline is now ours to keep.
             self._completion = (code, message)
             exchange = self._exchange
@@ -610,8 +672,7 @@ class Transfer:
         callback = self._callback
         assert callback is not None
         self._callback = None
-        assert self._download is not None
-        if self._download.paused:
+        if self._download is not None and self._download.paused:
             self._download.cancel()  # it failed while the consumer was busy
         self._stop_helpers()
         self._release(code)
@@ -632,7 +693,7 @@ class Transfer:
         )
         self._exchange = None
         self._upload = None
-        self._download = None
+        self._download = self._chunk = None
         self._error = None
         if keep and not self._owner._closed:
             self._owner._give_back(self)
@@ -651,8 +712,7 @@ class Transfer:
         try:
             if not self._begun:
                 self._end_without_body()
-            else:
-                assert self._download is not None
+            elif self._download is not None:
                 self._download.finish()
         except BaseException as error:  # noqa: BLE001 (a caller's header_callback may raise any)
             return self._failure(error)
@@ -704,50 +764,67 @@ class Transfer:
 
     def _response(self) -> HTTPResponse:
         exchange = self._exchange
-        download = self._download
+        head = self._head
         assert exchange is not None
-        assert download is not None
-        getinfo = self.easy.getinfo
-        lines = self._lines[: self._block]
+        assert head is not None
         owner = self._owner
-        connection = getinfo(_CONN_ID)
-        reused = not getinfo(pycurl.NUM_CONNECTS)
-        fields: dict[str, Any] = {
-            "code": getinfo(pycurl.RESPONSE_CODE) or _status_of(lines),
-            "_lines": lines,
-            "_decoded": self._begun and download.decoded,
-            "body": download.body,
-            "effective_url": exchange.url.href,
-            "http_version": _VERSIONS.get(getinfo(pycurl.INFO_HTTP_VERSION), "1.1"),
-            "remote_address": self._remote,
-            "local_address": self._local,
-            "connection_id": connection,
-            "reused": reused,
-            "_times": (
+        download = self._download
+        getinfo = self.easy.getinfo
+        response = HTTPResponse.__new__(HTTPResponse)
+        response.code = head.code
+        response.error = None
+        response._block = head.block
+        response.effective_url = exchange.url.href
+        response.http_version = head.version
+        response.remote_address = remote = self._remote
+        response.local_address = local = self._local
+        if download is None:
+            response.body = self._chunk or b""
+        else:
+            response.body = download.body
+            response._decoded = self._begun and download.decoded
+        number = owner._connections.get((local, remote))
+        if number is None or getinfo(pycurl.NUM_CONNECTS):
+            # libcurl counts the connections of each multi for itself.
+            response.connection_id = number = (self._lane << 32) + getinfo(_CONN_ID)
+            response.reused = not getinfo(pycurl.NUM_CONNECTS)
+            if local is not None:
+                owner._remember_connection(local, remote, number, head.version)
+            made = (
                 getinfo(pycurl.NAMELOOKUP_TIME),
                 getinfo(pycurl.CONNECT_TIME),
                 getinfo(pycurl.APPCONNECT_TIME),
-                getinfo(pycurl.PRETRANSFER_TIME),
-                getinfo(pycurl.STARTTRANSFER_TIME),
-                getinfo(pycurl.TOTAL_TIME),
-            ),
-        }
+            )
+        else:
+            response.connection_id = number
+            response.reused = True
+            made = _MADE_BEFORE
+        response._times = (
+            *made,
+            getinfo(pycurl.PRETRANSFER_TIME),
+            getinfo(pycurl.STARTTRANSFER_TIME),
+            getinfo(pycurl.TOTAL_TIME),
+        )
         proxy = exchange.profile.proxy
         if proxy is not None:
-            fields["proxy"] = proxy.url
-            if self._plan is not None and self._plan.tunnel:
-                if not self._proxy_lines:
-                    # A reused tunnel: what the proxy said when it was made.
-                    self._proxy_code, self._proxy_lines = owner._tunnels.get(connection, (None, []))
-                else:
-                    owner._remember_tunnel(connection, self._proxy_code, self._proxy_lines)
-                fields["proxy_code"] = self._proxy_code
-                fields["proxy_headers"] = HTTPHeaders.from_lines(self._proxy_lines[1:])
-            elif fields["code"] == 407:
-                fields["proxy_code"] = 407
-        if self._local is not None:
-            owner._remember_connection(self._local, fields["http_version"])
-        return HTTPResponse.received(fields)
+            response.proxy = proxy.url
+            self._add_answer_of_proxy(response)
+        return response
+
+    def _add_answer_of_proxy(self, response: HTTPResponse) -> None:
+        assert self._plan is not None
+        if self._plan.tunnel:
+            tunnels = self._owner._tunnels
+            connection = response.connection_id or 0
+            if not self._proxy_lines:
+                # A reused tunnel: what the proxy said when it was made.
+                self._proxy_code, self._proxy_lines = tunnels.get(connection, (None, []))
+            else:
+                self._owner._remember_tunnel(connection, self._proxy_code, self._proxy_lines)
+            response.proxy_code = self._proxy_code
+            response.proxy_headers = HTTPHeaders.from_lines(self._proxy_lines[1:])
+        elif response.code == 407:
+            response.proxy_code = 407
 
     def _failure(self, error: BaseException) -> HTTPResponse:
         exchange = self._exchange
@@ -759,9 +836,7 @@ class Transfer:
             error.proxy = proxy.url
             if error.proxy_code is None:
                 error.proxy_code = self._proxy_code
-        return HTTPResponse.received(
-            {"code": 599, "error": error, "effective_url": exchange.url.href, "body": b""}
-        )
+        return HTTPResponse.failed(error, exchange.url.href)
 
     def _facts(self, code: int, message: str) -> Facts:
         exchange = self._exchange

@@ -791,10 +791,14 @@ class Protocol:
         `body` is NONE, LENGTH (of `length` bytes) or CHUNKED; `upgrade`, whether it asks for
         another protocol, so that 101 may be the answer.
         """
-        self._move(ON_HEAD)
+        if self.our_state is not HEAD:
+            self._move(ON_HEAD)  # it raises
         self._method = method
         self._upgrade = upgrade
-        self._begin_body(body, length, keep_alive)
+        self._our_framing = body
+        self._our_left = length
+        self._our_keep_alive = keep_alive
+        self.our_state = DONE if body is NONE else BODY
 
     def start_response(
         self, code: int, body: str, length: int = 0, *, keep_alive: bool = True
@@ -877,10 +881,17 @@ class Protocol:
 
     def next_exchange(self) -> bool:
         """Begin the next request and response if the connection is `reusable`; whether it is."""
-        if not self.reusable:
-            return False
-        self._begin_anew()
-        return True
+        if (
+            self.their_state is DONE
+            and self.our_state is DONE
+            and self._our_keep_alive
+            and self._their_keep_alive
+            and not self._eof
+            and self._position >= len(self._buffer)
+        ):
+            self._begin_anew()
+            return True
+        return False
 
     def next_message(self) -> None:
         """Begin the next request and response.

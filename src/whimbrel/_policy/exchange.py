@@ -106,6 +106,7 @@ class Exchange:
         "connect_timeout",
         "connect_to",
         "content_length",
+        "memo",
         "on_data",
         "on_head",
         "prepare_curl_callback",
@@ -113,6 +114,7 @@ class Exchange:
         "profile",
         "replayable",
         "request_timeout",
+        "shared",
         "url",
     )
 
@@ -141,6 +143,10 @@ class Exchange:
     on_data: Callable[[bytes], Awaitable[None] | None] | None
     """Called with each piece of decoded body. While the awaitable that it may return is not
     done, the transfer is paused."""
+    shared: bool
+    """Whether several fetches are on it, so that nothing in it may be changed."""
+    memo: Any
+    """What a backend remembers of it for the next time; None at first."""
 
     def to(self, url: URL) -> Exchange:
         """The same exchange with another URL, of the same scheme and without credentials.
@@ -157,7 +163,8 @@ class Exchange:
         twin.request_timeout = self.request_timeout
         twin.prepare_curl_callback = twin.connect_to = None
         twin.addresses = ()
-        twin.on_head = twin.on_data = None
+        twin.on_head = twin.on_data = twin.memo = None
+        twin.shared = False
         return twin
 
 
@@ -189,7 +196,8 @@ def prepare(
     exchange.prepare_curl_callback = get("prepare_curl_callback")
     exchange.connect_to = None
     exchange.addresses = ()
-    exchange.on_head = exchange.on_data = None
+    exchange.on_head = exchange.on_data = exchange.memo = None
+    exchange.shared = False
 
     method = get("method", "GET")
     nonstandard = get("allow_nonstandard_methods", False)

@@ -1,4 +1,8 @@
-"""Slots for `max_clients` fetches at a time, and the first-in-first-out queue for the rest."""
+"""Slots for `max_clients` fetches at a time, and the first-in-first-out queue for the rest.
+
+A slot is also a turn's worth of work: where a thousand fetches begin at once, with slots for all, a
+few go ahead in each turn of the loop, so that it does not stand still for all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ import asyncio
 from typing import Protocol
 
 from whimbrel._deadlines import Deadlines
+
+SHARE = 32
+"""Fetches that go ahead in one turn of the loop, while none comes to its end."""
 
 
 class Entrant(Protocol):
@@ -24,26 +31,32 @@ class Gate:
     All waiting fetches share a single loop timer, set to the earliest queue deadline.
     """
 
-    __slots__ = ("_deadlines", "active", "limit", "waiting")
+    __slots__ = ("_deadlines", "_fresh", "_loop", "_next_turn", "active", "limit", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+        self._loop = loop
+        self._fresh = 0  # went ahead since a turn is known to have passed
+        self._next_turn: asyncio.Handle | None = None
         self.limit = limit
         self.active = 0
         self.waiting: dict[Entrant, None] = {}
         self._deadlines: Deadlines[Entrant] = Deadlines(loop, self._expire)
 
-    def enter(self, entrant: Entrant, deadline: float | None) -> bool:
-        """Take a slot and return True, or join the queue until `deadline` and return False.
-
-        `deadline` is in the loop's time; None waits for ever.
-        """
-        if self.active < self.limit:
+    def enter(self) -> bool:
+        """Take a slot, if one is free and this turn's share is not used up; tell whether it was."""
+        if self.active < self.limit and self._fresh < SHARE and not self.waiting:
             self.active += 1
+            self._fresh += 1
             return True
+        return False
+
+    def wait(self, entrant: Entrant, deadline: float | None) -> None:
+        """Join the queue until `deadline`, which is in the loop's time; None waits for ever."""
+        if self.active < self.limit and self._next_turn is None:
+            self._next_turn = self._loop.call_soon(self._go_on)
         self.waiting[entrant] = None
         if deadline is not None:
             self._deadlines.add(entrant, deadline)
-        return False
 
     def withdraw(self, entrant: Entrant) -> None:
         """Take a waiting entrant out of the queue; nothing happens if it is not there."""
@@ -52,12 +65,28 @@ class Gate:
 
     def leave(self) -> None:
         """Give a slot back; the longest waiting entrant gets it at once."""
-        if not self.waiting:
+        self._fresh = 0  # what ended took turns: nothing needs to count them
+        if self.waiting:
+            self._admit()
+        else:
             self.active -= 1
-            return
+
+    def _admit(self) -> None:
         entrant = next(iter(self.waiting))
         self.withdraw(entrant)
         entrant.admitted()
+
+    def _go_on(self) -> None:
+        """A turn has passed: the next may go ahead."""
+        self._next_turn = None
+        self._fresh = 0
+        while self.waiting and self.active < self.limit:
+            if self._fresh >= SHARE:
+                self._next_turn = self._loop.call_soon(self._go_on)
+                return
+            self.active += 1
+            self._fresh += 1
+            self._admit()
 
     def _expire(self, entrant: Entrant) -> None:
         del self.waiting[entrant]

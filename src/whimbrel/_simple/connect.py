@@ -14,6 +14,7 @@ import ssl
 from typing import NamedTuple
 
 from whimbrel._policy.exchange import Exchange
+from whimbrel._readiness import Watcher
 from whimbrel._simple.digest import DigestState
 from whimbrel._simple.race import InterfaceError, open_socket
 from whimbrel._simple.resolve import Addresses, Resolver, literal
@@ -53,11 +54,16 @@ class Connected(NamedTuple):
 
 
 async def connect(
-    route: Route, exchange: Exchange, resolver: Resolver, progress: Progress
+    route: Route,
+    exchange: Exchange,
+    resolver: Resolver,
+    progress: Progress,
+    watcher: Watcher | None = None,
 ) -> Connected:
     """Make a connection over `route`, for `exchange` first.
 
-    `progress` is kept up to date. Time is for the caller to bound, by cancelling.
+    `progress` is kept up to date. Time is for the caller to bound, by cancelling. `watcher` tells
+    when the socket is ready, then and later; None is the loop.
 
     Raises an HTTPError of code 599, the cause chained, or ValueError for a context of a server.
     """
@@ -68,7 +74,9 @@ async def connect(
         digest = None if proxy is None else proxy_digest(proxy)
         while True:
             try:
-                return await _connect(route, contexts, exchange, resolver, progress, digest)
+                return await _connect(
+                    route, contexts, exchange, resolver, progress, watcher, digest
+                )
             except Reconnect as again:
                 digest = again.digest
                 progress.stage = "proxy-connect"
@@ -104,10 +112,11 @@ async def _connect(
     exchange: Exchange,
     resolver: Resolver,
     progress: Progress,
+    watcher: Watcher | None,
     digest: DigestState | None,
 ) -> Connected:
     proxy = route.proxy
-    sock, remote = await _reach(route, exchange, resolver, progress)
+    sock, remote = await _reach(route, exchange, resolver, progress, watcher)
     stream: IOStream | None = None
     reply: TunnelReply | None = None
     try:
@@ -121,20 +130,32 @@ async def _connect(
                 await run_handshake(sock, handshake(proxy, host, port, address))
             elif contexts.proxy is not None:
                 stream = await _secure(
-                    sock, contexts.proxy, proxy.host, proxy.url, "proxy-connect", "proxy_ssl"
+                    sock,
+                    watcher,
+                    contexts.proxy,
+                    proxy.host,
+                    proxy.url,
+                    "proxy-connect",
+                    "proxy_ssl",
                 )
             if route.is_tunnel:
-                stream = stream or IOStream(sock)
+                stream = stream or IOStream(sock, watcher=watcher)
                 reply = await open_tunnel(stream, route, exchange, progress, digest)
                 sock = stream.release()
         if contexts.origin is not None:
             progress.stage = "tls"
             stream = await _secure(
-                sock, contexts.origin, route.host, exchange.url.netloc, "tls", "ssl_options"
+                sock,
+                watcher,
+                contexts.origin,
+                route.host,
+                exchange.url.netloc,
+                "tls",
+                "ssl_options",
             )
             progress.appconnect = progress.elapsed()
         return Connected(
-            stream or IOStream(sock),
+            stream or IOStream(sock, watcher=watcher),
             None if reply is None else reply.code,
             [] if reply is None else reply.lines,
             remote,
@@ -151,7 +172,11 @@ async def _connect(
 
 
 async def _reach(
-    route: Route, exchange: Exchange, resolver: Resolver, progress: Progress
+    route: Route,
+    exchange: Exchange,
+    resolver: Resolver,
+    progress: Progress,
+    watcher: Watcher | None,
 ) -> tuple[socket.socket, tuple[str, int] | None]:
     """Connect to the origin or the proxy; return the socket and the address at its other end."""
     if route.unix_socket is not None:
@@ -174,7 +199,7 @@ async def _reach(
         raise _unresolved(error, route, exchange) from error
     progress.namelookup = progress.elapsed()
     try:
-        sock, address = await open_socket(addresses, port, route.network_interface)
+        sock, address = await open_socket(addresses, port, route.network_interface, watcher=watcher)
     except OSError as error:
         raise _unreachable(error, route, exchange, addresses) from error
     return sock, (address.host, port)
@@ -335,6 +360,7 @@ async def _exchange(sock: socket.socket, wish: bytes | int) -> bytes:
 
 async def _secure(
     sock: socket.socket,
+    watcher: Watcher | None,
     context: ssl.SSLContext,
     host: str,
     peer: str,
@@ -343,7 +369,7 @@ async def _secure(
 ) -> SSLIOStream:
     """Put TLS on a connection to `host`, which messages call `peer`."""
     try:
-        stream = SSLIOStream(wrap(sock, context, host))
+        stream = SSLIOStream(wrap(sock, context, host), watcher=watcher)
     except (OSError, ValueError) as error:
         raise tls_error(error, peer, stage) from error
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from whimbrel._http1.grammar import encode_fields
 from whimbrel._policy.exchange import Exchange, Profile
@@ -17,6 +18,14 @@ _USE_CURL = (
 _ZONE = re.compile(r"%25[^\]]*")
 # Hosts whose bucket a plan remembers.
 _HOSTS = 1024
+
+
+class Ready(NamedTuple):
+    """What is known of an exchange that is fetched again and again (`Exchange.memo`)."""
+
+    plan: Plan
+    bucket: Bucket
+    head: bytes
 
 
 class Plan:
@@ -83,6 +92,13 @@ class Plan:
             netloc = _ZONE.sub("", netloc)
         host = f"Host: {netloc}\r\n" if self._host else ""
         return f"{self._method} {target} HTTP/1.1\r\n{host}{self._tail}{more}\r\n".encode("latin-1")
+
+    def ready(self, pool: Pool, exchange: Exchange) -> Ready:
+        """All that a request without a body needs. A shared exchange remembers it."""
+        found = Ready(self, self.bucket(pool, exchange), self.head(exchange))
+        if exchange.shared:
+            exchange.memo = found
+        return found
 
     def bucket(self, pool: Pool, exchange: Exchange) -> Bucket:
         """Where connections that can carry `exchange` idle."""

@@ -6,7 +6,7 @@ Rules:
    in proxy, credentials, TLS settings or source address never shares one.
 2. Whatever comes on an idle connection, bytes or its end, closes it: it is the answer to nothing.
    The loop may not have told of it yet when the connection is taken, so that it is looked at once
-   more.
+   more (`lookout`).
 3. The pool knows nothing of clients, so that a client which nobody holds any more can go, and its
    idle connections with it.
 """
@@ -23,8 +23,11 @@ from typing import Protocol
 from whimbrel._http1.grammar import Limits
 from whimbrel._http1.protocol import Protocol as HTTP1
 from whimbrel._http1.protocol import Role
+from whimbrel._readiness import Readiness
 from whimbrel._simple.connect import Connected
+from whimbrel._simple.lookout import Lookout
 from whimbrel._simple.route import Route
+from whimbrel.iostream import SSLIOStream
 
 MAX_IDLE_SECONDS = 118.0
 """As libcurl (CURLOPT_MAXAGE_CONN): below the two minutes after which many servers hang up."""
@@ -52,6 +55,7 @@ class Connection:
         "holder",
         "http1",
         "idle_since",
+        "is_secure",
         "local",
         "number",
         "proxy_code",
@@ -74,12 +78,15 @@ class Connection:
         self.holder = None
         self.idle_since = 0.0
         self._poll: select.poll | None = None
+        self.is_secure = isinstance(self.stream, SSLIOStream)
+        bucket.pool.lookout.add(self)
         bucket.pool.live.add(self)
 
     def close(self) -> None:
         """Close the socket at once."""
         pool = self.bucket.pool
         pool.forget(self)
+        pool.lookout.remove(self)
         pool.live.discard(self)
         self.stream.close()
 
@@ -95,7 +102,7 @@ class Connection:
             poll.register(sock, select.POLLIN)
         try:
             # Not recv() at once: to be told that there is nothing costs an exception.
-            if not poll.poll(0) and not self.stream._hidden():
+            if not poll.poll(0) and not self.stream.hidden():
                 return True
             sock.recv(1)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
@@ -146,12 +153,20 @@ class Bucket:
     def take(self) -> Connection | None:
         """The connection that was used last, None if there is none that still stands."""
         pool = self.pool
+        now = monotonic()
+        lookout = pool.lookout
+        if now > lookout.lasts_until and len(self.idle) > 1:
+            lookout.look(now, len(self.idle))
         while self.idle:
-            connection = self.idle[-1]
-            pool.forget(connection)
-            # The timer may be late, and the connection be known to the peer no longer.
-            age = monotonic() - connection.idle_since
-            if age < pool.idle_seconds and connection.is_quiet():
+            connection = self.idle.pop()
+            del pool._idle[connection]
+            if (
+                # The timer may be late, and the connection be known to the peer no longer.
+                now - connection.idle_since < pool.idle_seconds
+                # No look sees what lies inside of OpenSSL.
+                and not (connection.is_secure and connection.stream.hidden())
+                and (now < lookout.lasts_until or connection.is_quiet())
+            ):
                 return connection
             connection.close()
         return None
@@ -160,13 +175,15 @@ class Bucket:
 class Pool:
     """The connections of one client; at most `limit` idle, none for longer than `idle_seconds`.
 
-    `live` are all that are open, in use or idle.
+    `live` are all that are open, in use or idle; `lookout` looks at the latter. `readiness` is what
+    watches their sockets; None is the loop.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         limit: int,
+        readiness: Readiness | None,
         idle_seconds: float = MAX_IDLE_SECONDS,
     ) -> None:
         self._loop = loop
@@ -177,6 +194,7 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.live: set[Connection] = set()
+        self.lookout = Lookout(readiness)
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -203,6 +221,7 @@ class Pool:
         if not bucket.is_known:
             bucket = connection.bucket = self.bucket(bucket.route)
         connection.idle_since = monotonic()
+        self.lookout.lasts_until = 0.0
         bucket.idle.append(connection)
         self._idle[connection] = None
         if len(self._idle) > self._limit:

@@ -10,6 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 
+from whimbrel._readiness import Watcher
 from whimbrel._simple import interface
 from whimbrel._simple.resolve import Address
 from whimbrel._simple.sockets import Socket
@@ -28,11 +29,13 @@ async def open_socket(
     network_interface: str | None = None,
     *,
     delay: float = ATTEMPT_DELAY,
+    watcher: Watcher | None = None,
 ) -> tuple[socket.socket, Address]:
     """Connect to the first of `addresses`, best first, that lets us; tell which it was.
 
     An attempt that fails, or is not through after `delay` seconds, starts the next one. All but
-    the winner are closed; all, if this is cancelled. The socket is non-blocking.
+    the winner are closed; all, if this is cancelled. The socket is non-blocking. `watcher`
+    tells when an attempt is settled; None is the loop.
 
     Raises InterfaceError if `network_interface` is what kept every attempt from beginning, else
     the OSError of an attempt: a refusal, if there was one, for it says the most.
@@ -44,7 +47,7 @@ async def open_socket(
             raise InterfaceError(
                 errno.EAFNOSUPPORT, "the addresses to connect to are of the other IP version"
             )
-    race = _Race(addresses, port, network_interface, delay)
+    race = _Race(addresses, port, network_interface, delay, watcher)
     try:
         return await race.run()
     finally:
@@ -68,8 +71,10 @@ class _Race:
         port: int,
         network_interface: str | None,
         delay: float,
+        watcher: Watcher | None,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        self._watcher: Watcher = watcher or loop
         self._to_come = deque(interleaved(addresses))
         self._port = port
         self._interface = network_interface
@@ -94,7 +99,7 @@ class _Race:
         if self._timer is not None:
             self._timer.cancel()
         for sock in self._running:
-            self._loop.remove_writer(sock.fileno())
+            self._watcher.remove_writer(sock.fileno())
             sock.close()
         self._running.clear()
         if self._winner is not None and not self._handed_over:
@@ -130,7 +135,7 @@ class _Race:
             try:
                 sock.connect(address.sockaddr(self._port))
             except (BlockingIOError, InterruptedError):
-                self._loop.add_writer(sock.fileno(), self._settled, sock)
+                self._watcher.add_writer(sock.fileno(), self._settled, sock)
                 self._running[sock] = address
             else:
                 self._won(sock, address)
@@ -140,7 +145,7 @@ class _Race:
 
     def _settled(self, sock: socket.socket) -> None:
         """An attempt has come to its end, good or bad."""
-        self._loop.remove_writer(sock.fileno())
+        self._watcher.remove_writer(sock.fileno())
         address = self._running.pop(sock)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if not code:

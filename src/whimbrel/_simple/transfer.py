@@ -18,7 +18,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whimbrel._download import LARGE, Download
 from whimbrel._http1.framing import NONE
@@ -34,8 +34,8 @@ from whimbrel._simple.errors import (
     translate,
 )
 from whimbrel._simple.outgoing import Outgoing
-from whimbrel._simple.plan import Plan
-from whimbrel._simple.pool import Bucket, Connection
+from whimbrel._simple.plan import Ready
+from whimbrel._simple.pool import Connection
 from whimbrel._simple.route import Progress
 from whimbrel._simple.tls import refuses_client, tls_error
 from whimbrel.httpclient import HTTPError, HTTPResponse
@@ -79,15 +79,14 @@ class Transfer:
         self,
         owner: SimpleAsyncHTTPClient,
         exchange: Exchange,
-        plan: Plan,
+        ready: Ready,
         callback: Callable[[HTTPResponse], None],
     ) -> None:
         self._owner = owner
         self._exchange = exchange
-        self._plan = plan
+        self._plan, self._bucket, self._request_head = ready
         self._callback: Callable[[HTTPResponse], None] | None = callback
         self._began = monotonic()
-        self._bucket: Bucket = plan.bucket(owner._pool, exchange)
 
     # Begin
 
@@ -96,7 +95,7 @@ class Transfer:
         exchange = self._exchange
         if exchange.request_timeout:
             owner = self._owner
-            owner._deadlines.add(self, owner._transfer_loop.time() + exchange.request_timeout)
+            owner._deadlines.add(self, owner._clock() + exchange.request_timeout)
         plan = self._plan
         if not plan.is_plain:
             self._has_helpers = True
@@ -124,7 +123,8 @@ class Transfer:
         route = self._bucket.route
         self._reused = False
         self._progress = progress = Progress(route)
-        coroutine = connect(route, exchange, self._owner._resolver, progress)
+        owner = self._owner
+        coroutine = connect(route, exchange, owner._resolver, progress, owner._watcher)
         self._has_helpers = True
         try:
             self._task = task = loop.create_task(coroutine)
@@ -176,7 +176,7 @@ class Transfer:
                 connection.http1.start_request(
                     plan.profile.method, NONE, keep_alive=plan.keep_alive
                 )
-                connection.stream.push(plan.head(self._exchange))
+                connection.stream.push(self._request_head)
         except StreamClosedError as error:
             # Its end is known, and not to us: from the loop, where a failure may be told.
             self._owner._transfer_loop.call_soon(self._lost, connection, error)
@@ -547,8 +547,7 @@ class Transfer:
                 error.proxy_code = self._connection.proxy_code
         self._callback = None
         self._let_go()
-        fields = {"code": 599, "error": error, "effective_url": exchange.url.href, "body": b""}
-        self._tell(callback, HTTPResponse.received(fields))
+        self._tell(callback, HTTPResponse.failed(error, exchange.url.href))
 
     def _tell(self, callback: Callable[[HTTPResponse], None], response: HTTPResponse) -> None:
         try:
@@ -587,64 +586,65 @@ class Transfer:
         assert head is not None
         assert callback is not None
         exchange = self._exchange
-        fields: dict[str, Any] = {
-            "code": head.code,
-            "_block": head.block,
-            "body": body,
-            "effective_url": exchange.url.href,
-            "http_version": head.version,
-            "remote_address": connection.remote,
-            "local_address": connection.local,
-            "connection_id": connection.number,
-            "reused": self._progress is None,
-            "_times": self._times(),
-        }
+        response = HTTPResponse.__new__(HTTPResponse)
+        response.code = head.code
+        response.error = None
+        response._block = head.block
+        response.body = body
+        response.effective_url = exchange.url.href
+        response.http_version = "1.1" if head.minor else "1.0"
+        response.remote_address = connection.remote
+        response.local_address = connection.local
+        response.connection_id = connection.number
+        began = self._began
+        sent, first = self._sent - began, self._first_byte - began
+        if self._progress is None:
+            response.reused = True
+            response._times = 0.0, 0.0, 0.0, sent, first, monotonic() - began
+        else:
+            response._times = *self._times(self._progress), sent, first, monotonic() - began
         download = self._download
         if download is not None and download.decoded and self._got_body:
-            fields["_decoded"] = True
+            response._decoded = True
         proxy = exchange.profile.proxy
         if proxy is not None:
-            fields["proxy"] = proxy.url
-            self._add_answer_of_proxy(fields, connection, head)
+            response.proxy = proxy.url
+            self._add_answer_of_proxy(response, connection)
         self._callback = None
-        self._give_back(connection)
-        self._let_go()
-        self._tell(callback, HTTPResponse.received(fields))
+        if self._give_back(connection) and not self._has_helpers:
+            self._owner._deadlines.discard(self)
+        else:
+            self._let_go()
+        self._tell(callback, response)
 
-    def _times(self) -> tuple[float, ...]:
-        """Seconds from the beginning to each phase's end, for `HTTPResponse.time_info`."""
-        began = self._began
-        sent, first, total = self._sent - began, self._first_byte - began, monotonic() - began
-        progress = self._progress
-        if progress is None:
-            return 0.0, 0.0, 0.0, sent, first, total
-        offset = progress.started - began
+    def _times(self, progress: Progress) -> tuple[float, float, float]:
+        """Seconds from the beginning to the end of look-up, connect and TLS, 0 without."""
+        offset = progress.started - self._began
         lookup, connected, secured = (
             offset + seconds if seconds else 0.0
             for seconds in (progress.namelookup, progress.connect, progress.appconnect)
         )
-        return lookup, connected, secured, sent, first, total
+        return lookup, connected, secured
 
-    def _add_answer_of_proxy(
-        self, fields: dict[str, Any], connection: Connection, head: Head
-    ) -> None:
+    def _add_answer_of_proxy(self, response: HTTPResponse, connection: Connection) -> None:
         if self._bucket.route.is_tunnel:
-            fields["proxy_code"] = connection.proxy_code
-            fields["proxy_headers"] = HTTPHeaders.from_lines(connection.proxy_lines[1:])
-        elif head.code == 407:
-            fields["proxy_code"] = 407
+            response.proxy_code = connection.proxy_code
+            response.proxy_headers = HTTPHeaders.from_lines(connection.proxy_lines[1:])
+        elif response.code == 407:
+            response.proxy_code = 407
 
-    def _give_back(self, connection: Connection) -> None:
+    def _give_back(self, connection: Connection) -> bool:
         """Keep the connection, if it can carry another exchange; else `_let_go` closes it."""
         stream = connection.stream
         if stream.unsent or stream.closed() or not connection.http1.next_exchange():
-            return
+            return False
         if self._held:
             stream.resume_reading()
         if self._bulk:
             stream.set_bulk(False)
         self._connection = None
         connection.bucket.pool.give_back(connection)
+        return True
 
 
 def _close_late(task: asyncio.Task[Connected]) -> None:

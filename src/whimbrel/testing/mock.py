@@ -618,24 +618,22 @@ class _MockExchange:
         download.finish()
 
     def _response(self, status: int, head: list[bytes], first: float) -> HTTPResponse:
-        fields: dict[str, Any] = {
-            "code": status,
-            "_lines": head,
-            "_decoded": self._download.decoded,
-            "body": self._download.body,
-            "effective_url": self._exchange.url.href,
-            "http_version": "1.1",
-            "_times": (0.0, 0.0, 0.0, 0.0, first - self._began, self._loop.time() - self._began),
-        }
+        response = HTTPResponse.__new__(HTTPResponse)
+        response.code = status
+        response._lines = head
+        response._decoded = self._download.decoded
+        response.body = self._download.body
+        response.effective_url = self._exchange.url.href
+        response.http_version = "1.1"
+        total = self._loop.time() - self._began
+        response._times = (0.0, 0.0, 0.0, 0.0, first - self._began, total)
         proxy = self._exchange.profile.proxy
         if proxy is not None:
-            fields["proxy"] = proxy.url
-        return HTTPResponse.received(fields)
+            response.proxy = proxy.url
+        return response
 
     def _failure(self, error: BaseException) -> HTTPResponse:
-        return HTTPResponse.received(
-            {"code": 599, "error": error, "effective_url": self._exchange.url.href, "body": b""}
-        )
+        return HTTPResponse.failed(error, self._exchange.url.href)
 
 
 async def _answer_of(answer: Answer, request: MockRequest) -> MockResponse:

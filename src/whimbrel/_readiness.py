@@ -1,0 +1,173 @@
+"""Which descriptors are ready: many of them behind one that the loop watches.
+
+asyncio serves all that is ready in the turn of the loop in which it finds it. With a thousand busy
+connections that is a turn of a tenth of a second, in which no timer rings and nobody else has a
+say. Here a turn has a share, and the loop's own bookkeeping per descriptor is saved as well.
+
+Rules:
+
+1. What is ready beyond a turn's share is served in the next turns, before what becomes ready later.
+2. Nobody is called for a descriptor that was taken out, even if its number is another one's by now.
+3. A loop that ends, or a closed `Readiness`, watches nothing, and may be told to forget anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Any, Protocol
+
+SHARE = 32
+"""Descriptors that are served in one turn of the loop."""
+SHARE_SECONDS = 0.003
+"""Serving ends a turn after this time, even if they are fewer: TLS handshakes are long."""
+
+
+class Watcher(Protocol):
+    """What tells of descriptors that are ready: an event loop, or a `Readiness`."""
+
+    def add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> object: ...
+    def remove_reader(self, fd: int) -> object: ...
+    def add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> object: ...
+    def remove_writer(self, fd: int) -> object: ...
+
+
+class Readiness:
+    """Descriptors in an epoll of their own, with the methods that a loop has for them."""
+
+    __slots__ = ("_closed", "_epoll", "_found", "_loop", "_readers", "_writers")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._readers: dict[int, Callable[[], object]] = {}
+        self._writers: dict[int, Callable[[], object]] = {}
+        self._found: dict[int, int] = {}  # ready, and not served yet
+        # Made for the first descriptor: that there is none left for it is that one's failure.
+        self._epoll: select.epoll | None = None
+        self._closed = False
+
+    def add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
+        """Call `callback` whenever `fd` can be read, in place of what was called before.
+
+        Raises OSError if it cannot be watched.
+        """
+        self._add(fd, self._readers, self._writers, partial(callback, *args) if args else callback)
+
+    def add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
+        """As `add_reader`, for writing."""
+        self._add(fd, self._writers, self._readers, partial(callback, *args) if args else callback)
+
+    def remove_reader(self, fd: int) -> bool:
+        """Call nobody any more when `fd` can be read; tell whether anybody was called."""
+        return self._remove(fd, self._readers, self._writers)
+
+    def remove_writer(self, fd: int) -> bool:
+        """As `remove_reader`, for writing."""
+        return self._remove(fd, self._writers, self._readers)
+
+    def _add(
+        self,
+        fd: int,
+        these: dict[int, Callable[[], object]],
+        those: dict[int, Callable[[], object]],
+        callback: Callable[[], object],
+    ) -> None:
+        if fd in these:
+            these[fd] = callback
+            return
+        epoll = self._epoll or self._open()
+        these[fd] = callback
+        try:
+            if fd in those:
+                epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+            else:
+                self._found.pop(fd, None)
+                epoll.register(fd, select.EPOLLIN if these is self._readers else select.EPOLLOUT)
+        except OSError:
+            del these[fd]
+            raise
+
+    def _remove(
+        self,
+        fd: int,
+        these: dict[int, Callable[[], object]],
+        those: dict[int, Callable[[], object]],
+    ) -> bool:
+        if these.pop(fd, None) is None:
+            return False
+        assert self._epoll is not None
+        if fd in those:
+            self._epoll.modify(fd, select.EPOLLIN if those is self._readers else select.EPOLLOUT)
+        else:
+            self._found.pop(fd, None)
+            self._epoll.unregister(fd)
+        return True
+
+    def _open(self) -> select.epoll:
+        if self._closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        epoll = select.epoll()
+        try:
+            self._loop.add_reader(epoll.fileno(), self._serve)
+        except BaseException:
+            epoll.close()
+            raise
+        self._epoll = epoll
+        return epoll
+
+    def peek(self, most: int) -> list[tuple[int, int]]:
+        """What is ready now, at most so many, as `select.epoll.poll` tells it; served it is later.
+
+        Raises OSError.
+        """
+        return [] if self._epoll is None else self._epoll.poll(0, most)
+
+    def _serve(self) -> None:
+        """Call whoever wants to know of what is ready, as far as this turn's share goes."""
+        found = self._found
+        if not found:
+            assert self._epoll is not None
+            found.update(self._epoll.poll(0, SHARE))
+        readers, writers = self._readers, self._writers
+        end = monotonic() + SHARE_SECONDS
+        while found:
+            fd, events = found.popitem()
+            # An error, or the end, is for both to find.
+            if events & ~select.EPOLLOUT and (callback := readers.get(fd)) is not None:
+                self._call(callback)
+            if events & ~select.EPOLLIN and (callback := writers.get(fd)) is not None:
+                self._call(callback)
+            if monotonic() > end:
+                break
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 (as a loop does it)
+            self._loop.call_exception_handler(
+                {"message": "a callback of a descriptor failed", "exception": error}
+            )
+
+    def close(self) -> None:
+        """Watch nothing any more. Idempotent."""
+        self._closed = True
+        self._readers.clear()
+        self._writers.clear()
+        self._found.clear()
+        epoll, self._epoll = self._epoll, None
+        if epoll is not None:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(epoll.fileno())
+            epoll.close()
+
+
+def watcher_of(loop: asyncio.AbstractEventLoop) -> Readiness | None:
+    """A `Readiness` where the platform has what it takes, else None: the loop will do."""
+    return Readiness(loop) if hasattr(select, "epoll") else None
