@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import tracemalloc
 from typing import Any
 
 import pytest
 
+from whimbrel._download import Download
 from whimbrel.httpclient import HTTPLimitError, HTTPStreamClosedError
 from whimbrel.testing.scripted import (
     Peer,
@@ -20,7 +23,7 @@ from whimbrel.testing.scripted import (
     routes,
 )
 
-from .support import MB, gzipped, peak_memory
+from .support import MB, gzipped, peak_memory, settled, until
 
 # Nothing in it repeats itself, and its length is a multiple of nothing.
 BODY = os.urandom(5 * MB + 12_345)
@@ -37,6 +40,30 @@ async def test_whole(client: Any) -> None:
             assert response.body == body
             assert response.buffer.getvalue() == body
         assert len(server.connections) == 1
+
+
+async def test_most_of_it_is_fed_to_nobody(client: Any, monkeypatch: Any) -> None:
+    """It goes straight to where it is kept: no Python code sees it on its way."""
+    feed, fed = Download.feed, 0
+
+    def counting(self: Download, chunk: bytes) -> None:
+        nonlocal fed
+        fed += len(chunk)
+        feed(self, chunk)
+
+    monkeypatch.setattr(Download, "feed", counting)
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(_HEAD + BODY[:200_000])
+        # Enough for the clients to tell that it is a large one.
+        await until(lambda: fed >= 64 * 1024)
+        await settled(lambda: fed, quiet=0.05)
+        await peer.send(BODY[200_000:])
+
+    async with ScriptedServer(handler) as server:
+        assert (await client.fetch(server.url())).body == BODY
+    assert fed <= 200_000
 
 
 @pytest.mark.parametrize("length", [256 * 1024 - 1, 256 * 1024, 16_384, 65_536, 16 * MB])
@@ -147,6 +174,21 @@ async def test_memory_for_a_body_is_its_length(client: Any) -> None:
         assert peak.above < size + 12 * MB
 
 
+async def test_an_idle_client_holds_on_to_nothing(client: Any) -> None:
+    async with ScriptedServer(canned(ok(BODY))) as server:
+        await client.fetch(server.url())
+        tracemalloc.start()
+        try:
+            response = await client.fetch(server.url())
+            assert tracemalloc.get_traced_memory()[0] > len(BODY)
+            del response
+            gc.collect()
+            await asyncio.sleep(0)  # what the loop is at is still held
+            assert tracemalloc.get_traced_memory()[0] < MB
+        finally:
+            tracemalloc.stop()
+
+
 async def test_an_announced_length_costs_nothing(client: Any) -> None:
     """Until it comes; an impossible one does not matter at all."""
     begun = asyncio.Event()
@@ -192,6 +234,21 @@ async def test_stalled_in_the_middle(client: Any) -> None:
 
     async with ScriptedServer(handler) as server:
         response = await client.fetch(server.url(), stall_timeout=0.4)
+    assert response.body == BODY
+
+
+async def test_instead_of_100(client: Any) -> None:
+    """Where the request is never read, the response ends by its length all the same."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_head()
+        await peer.send(_HEAD + BODY)
+        await peer.closed()
+
+    async with ScriptedServer(handler) as server:
+        response = await client.fetch(
+            server.url(), method="POST", body=b"unwanted", expect_100_continue=True
+        )
     assert response.body == BODY
 
 

@@ -491,3 +491,27 @@ async def test_close_closes_what_idles_and_what_is_in_use(client: Any) -> None:
 async def _until(condition: Callable[[], object]) -> None:
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.005)
+
+
+# -- a large body behind it
+
+
+async def test_a_kept_connection_reads_in_small_pieces_again(client: Any) -> None:
+    """Memory for a large piece costs a small response more than its bytes."""
+    large, sizes = bytes(4 * 1024 * 1024), set()
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            await peer.read_request()
+            await peer.send(ok(large))
+
+    def hear(piece: bytes) -> None:
+        (connection,) = client._pool.live
+        sizes.add(connection.stream.read_chunk_size)
+
+    async with ScriptedServer(handler) as server:
+        for _ in range(2):
+            await client.fetch(server.url(), streaming_callback=hear)
+            (connection,) = client._pool.live
+            assert connection.stream.read_chunk_size == CHUNK
+    assert sizes == {CHUNK, 120 * 1024}

@@ -711,6 +711,20 @@ def test_nested_reads_what_is_hidden(layers: tuple[NestedTLS, InnerServer]) -> N
         nested.recv(1)
 
 
+def test_nested_reads_into_a_buffer(layers: tuple[NestedTLS, InnerServer]) -> None:
+    """recv_into() gives what recv() does: of the inner layer, and not more than there is room."""
+    nested, server = layers
+    buffer = bytearray(b"....")
+    with memoryview(buffer)[1:3] as room:
+        with pytest.raises(ssl.SSLWantReadError):
+            nested.recv_into(room)
+        server.send(b"one")
+        assert retried(nested, nested.recv_into, room) == 2
+        assert buffer == b".on."
+        assert nested.recv_into(room) == 1
+    assert buffer == b".en."
+
+
 def test_nested_send_waits_for_the_kernel(layers: tuple[NestedTLS, InnerServer]) -> None:
     """send() blocks like a TLS socket's: not now, then the same bytes again, none of them twice."""
     nested, server = layers

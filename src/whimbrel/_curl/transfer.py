@@ -108,6 +108,7 @@ class Transfer:
         "_requests",
         "_resends",
         "_rounds",
+        "_seems_small",
         "_seen",
         "_stale",
         "_stall",
@@ -143,6 +144,7 @@ class Transfer:
         self._lines.clear()
         self._block = 0
         self._begun = False
+        self._seems_small = True
         self._early: int | None = None
         self._head_done = False
         self._head_pending = False
@@ -423,9 +425,9 @@ class Transfer:
                 if self._head_pending and self._deliver_head() == 0:
                     return 0
                 self._begin_body()
-                if len(chunk) >= _FULL_PIECE and self._early is None:
-                    assert self._exchange is not None
-                    self._owner._driver_loop.call_soon(self._write_directly, self._exchange)
+            if len(chunk) >= _FULL_PIECE and self._seems_small:
+                self._seems_small = False
+                self._owner._driver_loop.call_soon(self._write_directly)
             if self._early is not None:
                 self._early -= len(chunk)
                 if self._early <= 0:
@@ -452,17 +454,20 @@ class Transfer:
                 download.feed(self._chunk)
         download.feed(chunk)
 
-    def _write_directly(self, exchange: Exchange) -> None:
+    def _write_directly(self) -> None:
         """Of a large body that is just kept, let C write the rest where it is kept.
 
         libcurl sees to it that no more comes than Content-Length says.
         """
-        download = self._download
-        if self._exchange is not exchange or download is None or self._error is not None:
-            return
+        exchange, download = self._exchange, self._download
+        if exchange is None or self._callback is None or not self._begun:
+            return  # it was over in that turn, and the handle may be on the next
+        if exchange.prepare_curl_callback is not None or self._early is not None:
+            return  # a caller may let libcurl decode; we have to count
+        assert download is not None
         length = _content_length(self._lines[: self._block])
-        if length < LARGE or self._callback is None or exchange.prepare_curl_callback is not None:
-            return  # too small, over, or not what libcurl will write: a caller may let it decode
+        if length < LARGE or self._error is not None:
+            return
         writer = download.writer(length)
         if writer is not None:
             self.easy.setopt(pycurl.WRITEFUNCTION, writer)
