@@ -25,6 +25,7 @@ from whimbrel._http1.protocol import Protocol as HTTP1
 from whimbrel._http1.protocol import Role
 from whimbrel._simple.connect import Connected
 from whimbrel._simple.route import Route
+from whimbrel._simple.sessions import Sessions
 
 MAX_IDLE_SECONDS = 118.0
 """As libcurl (CURLOPT_MAXAGE_CONN): below the two minutes after which many servers hang up."""
@@ -81,6 +82,7 @@ class Connection:
         pool = self.bucket.pool
         pool.forget(self)
         pool.live.discard(self)
+        pool.sessions.keep(self.bucket.route, self.stream.socket)
         self.stream.close()
 
     def is_quiet(self) -> bool:
@@ -160,7 +162,7 @@ class Bucket:
 class Pool:
     """The connections of one client; at most `limit` idle, none for longer than `idle_seconds`.
 
-    `live` are all that are open, in use or idle.
+    `live` are all that are open, in use or idle; `sessions` are those of TLS, to be resumed.
     """
 
     def __init__(
@@ -177,6 +179,7 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.live: set[Connection] = set()
+        self.sessions = Sessions()
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -240,3 +243,4 @@ class Pool:
         for connection in list(self.live):
             connection.close()
         self._buckets.clear()
+        self.sessions.clear()
