@@ -19,6 +19,7 @@ from whimbrel._simple.digest import DigestState
 from whimbrel._simple.race import InterfaceError, open_socket
 from whimbrel._simple.resolve import Addresses, Resolver, literal
 from whimbrel._simple.route import Progress, Route, route_of
+from whimbrel._simple.sessions import Sessions
 from whimbrel._simple.sockets import Socket
 from whimbrel._simple.socks import Handshake, handshake
 from whimbrel._simple.tls import context_for, ready, reason_of, tls_error, wrap
@@ -59,11 +60,13 @@ async def connect(
     resolver: Resolver,
     progress: Progress,
     watcher: Watcher | None = None,
+    sessions: Sessions | None = None,
 ) -> Connected:
     """Make a connection over `route`, for `exchange` first.
 
     `progress` is kept up to date. Time is for the caller to bound, by cancelling. `watcher` tells
-    when the socket is ready, then and later; None is the loop.
+    when the socket is ready, then and later; None is the loop. TLS with the origin resumes one of
+    `sessions`.
 
     Raises an HTTPError of code 599, the cause chained, or ValueError for a context of a server.
     """
@@ -75,7 +78,7 @@ async def connect(
         while True:
             try:
                 return await _connect(
-                    route, contexts, exchange, resolver, progress, watcher, digest
+                    route, contexts, exchange, resolver, progress, watcher, sessions, digest
                 )
             except Reconnect as again:
                 digest = again.digest
@@ -113,6 +116,7 @@ async def _connect(
     resolver: Resolver,
     progress: Progress,
     watcher: Watcher | None,
+    sessions: Sessions | None,
     digest: DigestState | None,
 ) -> Connected:
     proxy = route.proxy
@@ -152,6 +156,7 @@ async def _connect(
                 exchange.url.netloc,
                 "tls",
                 "ssl_options",
+                None if sessions is None else sessions.get(route, contexts.origin),
             )
             progress.appconnect = progress.elapsed()
         return Connected(
@@ -366,10 +371,11 @@ async def _secure(
     peer: str,
     stage: str,
     field: str,
+    session: ssl.SSLSession | None = None,
 ) -> SSLIOStream:
     """Put TLS on a connection to `host`, which messages call `peer`."""
     try:
-        stream = SSLIOStream(wrap(sock, context, host), watcher=watcher)
+        stream = SSLIOStream(wrap(sock, context, host, session), watcher=watcher)
     except (OSError, ValueError) as error:
         raise tls_error(error, peer, stage) from error
     try:

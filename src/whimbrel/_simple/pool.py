@@ -27,6 +27,7 @@ from whimbrel._readiness import Readiness
 from whimbrel._simple.connect import Connected
 from whimbrel._simple.lookout import Lookout
 from whimbrel._simple.route import Route
+from whimbrel._simple.sessions import Sessions
 from whimbrel.iostream import SSLIOStream
 
 MAX_IDLE_SECONDS = 118.0
@@ -88,6 +89,7 @@ class Connection:
         pool.forget(self)
         pool.lookout.remove(self)
         pool.live.discard(self)
+        pool.sessions.keep(self.bucket.route, self.stream.socket)
         self.stream.close()
 
     def is_quiet(self) -> bool:
@@ -175,8 +177,8 @@ class Bucket:
 class Pool:
     """The connections of one client; at most `limit` idle, none for longer than `idle_seconds`.
 
-    `live` are all that are open, in use or idle; `lookout` looks at the latter. `readiness` is what
-    watches their sockets; None is the loop.
+    `live` are all that are open, in use or idle; `lookout` looks at the latter; `sessions` are
+    those of TLS, to be resumed. `readiness` is what watches the sockets; None is the loop.
     """
 
     def __init__(
@@ -195,6 +197,7 @@ class Pool:
         self._closed = False
         self.live: set[Connection] = set()
         self.lookout = Lookout(readiness)
+        self.sessions = Sessions()
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -259,3 +262,4 @@ class Pool:
         for connection in list(self.live):
             connection.close()
         self._buckets.clear()
+        self.sessions.clear()

@@ -36,8 +36,16 @@ class TLSSocket(ssl.SSLSocket):
         self.close()
 
 
-def wrap_tls(sock: socket.socket, context: ssl.SSLContext, name: bytes) -> TLSSocket:
-    """Put TLS, whose handshake is still to come, on `sock`; `name` is whom to verify."""
+def wrap_tls(
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    name: bytes,
+    session: ssl.SSLSession | None = None,
+) -> TLSSocket:
+    """Put TLS, whose handshake is still to come, on `sock`; `name` is whom to verify.
+
+    `session` is one of the same context, to be resumed if the peer still knows it.
+    """
     # Of a connection that the peer has reset already, wrap_socket() would make a half of a socket,
     # which stays open for as long as the exception lives.
     sock.getpeername()
@@ -49,6 +57,7 @@ def wrap_tls(sock: socket.socket, context: ssl.SSLContext, name: bytes) -> TLSSo
         server_hostname=name,
         do_handshake_on_connect=False,
         suppress_ragged_eofs=False,  # a cut connection must not pass for an ended one
+        session=session,
     )
     _open.add(wrapped)
     return wrapped

@@ -129,16 +129,22 @@ def _unusable(text: str, error: Exception) -> HTTPTLSError:
 # -- handshakes
 
 
-def wrap(sock: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
+def wrap(
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    host: str,
+    session: ssl.SSLSession | None = None,
+) -> socket.socket:
     """Put TLS, whose handshake is still to come, on a socket that may have TLS already.
 
     `host` is whom the certificate must name, as in a URL. The socket belongs to the result.
+    `session` may be resumed, on a socket without TLS.
     """
     # Zone and root belong in no certificate. Bytes: a str would go through Python's IDNA codec.
     name = host.partition("%")[0].removesuffix(".").encode("ascii")
     if isinstance(sock, ssl.SSLSocket):
         return cast("socket.socket", NestedTLS(sock, context, name))
-    return wrap_tls(sock, context, name)
+    return wrap_tls(sock, context, name, session)
 
 
 async def ready(descriptor: int, *, write: bool) -> None:

@@ -124,7 +124,9 @@ class Transfer:
         self._reused = False
         self._progress = progress = Progress(route)
         owner = self._owner
-        coroutine = connect(route, exchange, owner._resolver, progress, owner._watcher)
+        coroutine = connect(
+            route, exchange, owner._resolver, progress, owner._watcher, owner._pool.sessions
+        )
         self._has_helpers = True
         try:
             self._task = task = loop.create_task(coroutine)
