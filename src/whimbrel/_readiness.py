@@ -9,6 +9,8 @@ Rules:
 1. What is ready beyond a turn's share is served in the next turns, before what becomes ready later.
 2. Nobody is called for a descriptor that was taken out, even if its number is another one's by now.
 3. A loop that ends, or a closed `Readiness`, watches nothing, and may be told to forget anything.
+4. The child of a fork has the very same epoll: whatever it took out would be taken from its parent.
+   So there every `Readiness` is closed at once, without a word to the epoll.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import asyncio
 import errno
 import os
 import select
+import weakref
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
@@ -40,7 +43,7 @@ class Watcher(Protocol):
 class Readiness:
     """Descriptors in an epoll of their own, with the methods that a loop has for them."""
 
-    __slots__ = ("_closed", "_epoll", "_found", "_loop", "_readers", "_writers")
+    __slots__ = ("__weakref__", "_closed", "_epoll", "_found", "_loop", "_readers", "_writers")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -50,6 +53,7 @@ class Readiness:
         # Made for the first descriptor: that there is none left for it is that one's failure.
         self._epoll: select.epoll | None = None
         self._closed = False
+        _all.add(self)
 
     def add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
         """Call `callback` whenever `fd` can be read, in place of what was called before.
@@ -101,11 +105,15 @@ class Readiness:
         if these.pop(fd, None) is None:
             return False
         assert self._epoll is not None
-        if fd in those:
-            self._epoll.modify(fd, select.EPOLLIN if those is self._readers else select.EPOLLOUT)
-        else:
-            self._found.pop(fd, None)
-            self._epoll.unregister(fd)
+        try:
+            if fd in those:
+                left = select.EPOLLIN if those is self._readers else select.EPOLLOUT
+                self._epoll.modify(fd, left)
+            else:
+                self._found.pop(fd, None)
+                self._epoll.unregister(fd)
+        except OSError:
+            pass  # it was closed, which took it out; loops see it like that, too
         return True
 
     def _open(self) -> select.epoll:
@@ -157,15 +165,31 @@ class Readiness:
 
     def close(self) -> None:
         """Watch nothing any more. Idempotent."""
+        if self._epoll is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._epoll.fileno())
+        self.abandon()
+
+    def abandon(self) -> None:
+        """As `close`, without a word to the loop, whose epoll is the parent's after a fork."""
         self._closed = True
         self._readers.clear()
         self._writers.clear()
         self._found.clear()
         epoll, self._epoll = self._epoll, None
         if epoll is not None:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(epoll.fileno())
             epoll.close()
+
+
+_all: weakref.WeakSet[Readiness] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for readiness in list(_all):
+        readiness.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def watcher_of(loop: asyncio.AbstractEventLoop) -> Readiness | None:
