@@ -34,7 +34,10 @@ def room_for(size: int) -> BytesIO | None:
     except MemoryError:
         return None
     if size >= HUGE and sys.platform == "linux":
-        _ask_for_huge_pages(buffer, size)
+        try:
+            _ask_for_huge_pages(buffer, size)
+        except (ImportError, OSError, AttributeError):
+            pass  # no ctypes, or no madvise: small pages will do
     return buffer
 
 

@@ -21,6 +21,7 @@ import os
 import select
 import weakref
 from collections.abc import Callable
+from contextvars import copy_context
 from functools import partial
 from time import monotonic
 from typing import Any, Protocol
@@ -82,10 +83,11 @@ class Readiness:
         callback: Callable[[], object],
     ) -> None:
         if fd in these:
-            these[fd] = callback
+            these[fd] = partial(copy_context().run, callback)
             return
         epoll = self._epoll or self._open()
-        these[fd] = callback
+        # As a loop does it: in the context of whoever wants to know.
+        these[fd] = partial(copy_context().run, callback)
         try:
             if fd in those:
                 epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)

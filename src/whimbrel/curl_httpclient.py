@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from whimbrel._policy.exchange import Exchange
+from whimbrel._policy.exchange import Exchange, takes_shared
 from whimbrel.httpclient import AsyncHTTPClient, HTTPResponse
 
 try:
@@ -68,6 +68,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
             max_connections=max(100, 2 * self.max_clients),
         )
 
+    @takes_shared
     def fetch_impl(
         self, request: Exchange, callback: Callable[[HTTPResponse], None]
     ) -> Callable[[], None]:

@@ -626,7 +626,6 @@ class HTTPResponse:
         self.headers = headers if headers is not None else HTTPHeaders()
         if buffer is not None:
             self.buffer = buffer
-            self.body = buffer.getvalue()
         self.effective_url = request.url if effective_url is None else effective_url
         self.request_time = request_time
         self.time_info = time_info or {}
@@ -671,6 +670,27 @@ class HTTPResponse:
                 if "Content-Length" in headers:
                     del headers["Content-Length"]
         return headers
+
+    def _find_body(self) -> bytes:
+        try:
+            buffer = _BUFFER.__get__(self)
+        except AttributeError:
+            return b""  # nothing was set
+        body: bytes = buffer.getvalue()
+        return body
+
+    def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        # What was set, and no more: object's own would work out the rest.
+        state = {}
+        for name in HTTPResponse.__slots__[2:]:
+            try:
+                state[name] = getattr(HTTPResponse, name).__get__(self)
+            except AttributeError:
+                pass
+        return dict(self.__dict__), state
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(max(int(protocol), 2))  # the first that knows slots
 
     def _find_reason(self) -> str:
         if self._lines:
@@ -718,13 +738,14 @@ class HTTPResponse:
         )
 
 
+_BUFFER: Any = HTTPResponse.__dict__["buffer"]  # the slot
+
 _TIMINGS = ("namelookup", "connect", "appconnect", "pretransfer", "starttransfer", "total")
 
 _DEFAULTS: dict[str, Any] = {
     "_block": b"",
     "_decoded": False,
     "_times": None,
-    "body": b"",
     "connection_id": None,
     "error": None,
     "history": (),
@@ -744,6 +765,7 @@ _DEFAULTS: dict[str, Any] = {
 
 _ON_DEMAND: dict[str, Callable[[HTTPResponse], Any]] = {
     "_lines": lambda response: response._block.splitlines(True),
+    "body": HTTPResponse._find_body,
     "buffer": lambda response: BytesIO(response.body),
     "headers": HTTPResponse._parse_headers,
     "reason": HTTPResponse._find_reason,
@@ -1427,8 +1449,7 @@ class AsyncHTTPClient(Configurable):
         self._shared_in: tuple[dict[Any, Any], Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate: Gate | None = None
-        self._clock: Callable[[], float]  # these two with the loop
-        self._thread: int
+        self._clock: Callable[[], float]  # with the loop
         self._fetches: set[_Fetch] = set()
         self._born = _loops.forks
         if isinstance(max_clients, bool) or not isinstance(max_clients, int) or max_clients < 1:
@@ -1461,6 +1482,8 @@ class AsyncHTTPClient(Configurable):
             self._environment = None
         self._plain: dict[str, _Plain] = {}
         self._plain_defaults: dict[str, Any] = {}
+        # An override of a subclass's may write to what it gets.
+        self._shares = getattr(type(self).fetch_impl, "takes_shared", False)
         self._jar = make_jar(cookies)
         self._cookie_header = None if self._jar is None else self._cookies_for
         self._address_book = address_book(hostname_mapping, resolver)
@@ -1486,6 +1509,8 @@ class AsyncHTTPClient(Configurable):
             exchange = plain.learn(url)
             if exchange is None:
                 return None  # the long way says what is wrong
+        if not self._shares:
+            exchange = exchange.to(exchange.url)
         return exchange, plain.queue_timeout
 
     def _remember_plain(self, exchange: Exchange, queue_timeout: float) -> None:
@@ -1520,20 +1545,22 @@ class AsyncHTTPClient(Configurable):
     @property
     def queue(self) -> Sequence[Any]:
         """The fetches that wait for a slot, longest first."""
-        return [] if self._gate is None else tuple(self._gate.waiting)
+        gate = self._gate
+        # Those for whom a slot is free only wait for their turn.
+        return [] if gate is None else tuple(gate.waiting)[gate.limit - gate.active :]
 
     def _bind(self) -> asyncio.AbstractEventLoop:
         """Check that this client may be used here and now; return its loop."""
         loop = self._loop
         if (
             loop is not None
-            and get_ident() == self._thread
-            and loop.is_running()
+            # asyncio's own note of where it runs. Not get_running_loop(): Python 3.11 makes a
+            # system call there. A loop of another make goes the long way.
+            and getattr(loop, "_thread_id", None) == get_ident()
             and self._born == _loops.forks
             and not self._closed
         ):
-            # Nearly always. Not get_running_loop(), in which Python 3.11 makes a system call.
-            return loop
+            return loop  # nearly always
         if self._closed:
             raise RuntimeError("fetch() called on a closed AsyncHTTPClient")
         if self._born != _loops.forks:
@@ -1553,7 +1580,6 @@ class AsyncHTTPClient(Configurable):
                 )
             if loop.is_closed():
                 raise RuntimeError("the event loop of this AsyncHTTPClient is closed")
-            self._thread = get_ident()
             return loop
         loop = running or current_loop()
         if loop is None:
@@ -1568,7 +1594,6 @@ class AsyncHTTPClient(Configurable):
         self.open_on(loop)
         self._gate = Gate(loop, self.max_clients)
         self._clock = clock_of(loop)
-        self._thread = get_ident()
         self._loop = loop  # bound now: what fails before may be tried again
         return loop
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from whimbrel import _loops
 from whimbrel._deadlines import Deadlines
 from whimbrel._http1.grammar import LIMITS
-from whimbrel._policy.exchange import Exchange, Profile
+from whimbrel._policy.exchange import Exchange, Profile, takes_shared
 from whimbrel._readiness import watcher_of
 from whimbrel._simple.errors import CapabilityError
 from whimbrel._simple.plan import Plan, Ready
@@ -59,6 +59,7 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
         self._plans: dict[Profile, Plan] = {}
         self._last_plan: Plan | None = None
 
+    @takes_shared
     def fetch_impl(
         self, request: Exchange, callback: Callable[[HTTPResponse], None]
     ) -> Callable[[], None]:

@@ -15,6 +15,7 @@ from whimbrel._simple.pool import Connection
 from whimbrel.testing.scripted import Peer, ScriptedServer, ok
 
 from .test_pool import EVIL, arrived
+from .test_resolve import until
 
 COUNT = 6
 
@@ -166,3 +167,22 @@ async def test_the_descriptor_goes_with_the_pool(make_client: Callable[..., Any]
         assert not epoll.closed
         client.close()
         assert epoll.closed
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_what_the_peer_closed_is_forgotten(client: Any, how: str) -> None:
+    """Its descriptor may be another connection's the next moment."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(ok())
+        await asked.wait()
+        getattr(peer, how)()
+
+    asked = asyncio.Event()
+    async with ScriptedServer(handler) as server:
+        await client.fetch(server.url())
+        assert len(client._pool.lookout._connections) == 1
+        asked.set()
+        await until(lambda: not client._pool.live)
+        assert not client._pool.lookout._connections

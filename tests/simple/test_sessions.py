@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -141,3 +143,43 @@ async def test_so_many_and_no_more(
     for ca_certs in reversed(routes):
         await client.fetch(server.url(), ca_certs=ca_certs)
     assert resumed(server) == 2  # the first one's session had to go
+
+
+async def test_rule_4_a_server_that_hangs_up_on_who_offers_a_session(
+    client: Any, certificates: Certificates
+) -> None:
+    """It gets a handshake without, at once and from then on."""
+    context = certificates.server_context()
+    hellos: list[int] = []
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(5):
+            sock, _ = listener.accept()
+            with sock:
+                sock.settimeout(10)
+                hellos.append(len(sock.recv(4096, socket.MSG_PEEK)))
+                if hellos[-1] > hellos[0] + 20:  # a ticket is what makes it longer
+                    continue
+                with context.wrap_socket(sock, server_side=True) as secure:
+                    secure.recv(4096)
+                    secure.sendall(ok(b"ok", "Connection: close"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.ensure_future(asyncio.to_thread(serve, listener))
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        for _ in range(4):
+            assert (await client.fetch(url)).body == b"ok"
+        await serving
+    assert sum(size > hellos[0] + 20 for size in hellos) == 1
+
+
+def test_rule_4_for_a_while() -> None:
+    clock = [0.0]
+    sessions = module.Sessions(lambda: clock[0])
+    route: Any = object()
+    sessions.refuse(route)
+    assert sessions._refused[route] == module.REFUSED_SECONDS
+    for _ in range(2 * module.CAPACITY):
+        other: Any = object()
+        sessions.refuse(other)
+    assert len(sessions._refused) == module.CAPACITY

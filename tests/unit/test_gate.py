@@ -364,3 +364,15 @@ async def test_who_waits_for_a_turn_needs_a_slot_too(log: Log) -> None:
     assert gate.active == SHARE + 1
     gate.leave()
     assert log == [("in", SHARE), ("in", SHARE + 1)]
+
+
+def test_a_deadline_in_the_wait_for_a_turn(clock: Clock, log: Log) -> None:
+    """A slot is free: what expires is the wait for one, and there was none."""
+    clock.call_soon = lambda callback: None  # type: ignore[attr-defined]  # the turn is a long one
+    gate = gate_of(clock, 3 * SHARE)
+    for name in range(SHARE):
+        assert enter(gate, Entrant(log, name), 1.0)
+    assert not enter(gate, Entrant(log, "turn"), 1.0)
+    clock.advance(2.0)
+    assert log == [("in", "turn")]
+    assert gate.active == SHARE + 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from whimbrel import _memory as memory_module
 from whimbrel._memory import HUGE, room_for
 
 MB = 1024 * 1024
@@ -84,3 +85,12 @@ def _flags_at(address: int) -> list[str] | None:
         elif inside and line.startswith("VmFlags:"):
             return line.split()[1:]
     return None
+
+
+def test_huge_pages_are_no_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python without ctypes, or a C library without madvise, has room all the same."""
+    monkeypatch.setattr(memory_module, "_advise", None)
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    buffer = room_for(HUGE)
+    assert buffer is not None
+    assert len(buffer.getbuffer()) == HUGE

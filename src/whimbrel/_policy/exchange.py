@@ -9,7 +9,7 @@ import datetime
 import json as jsonlib
 import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 from whimbrel._policy.decoding import accept_encoding
@@ -166,6 +166,15 @@ class Exchange:
         twin.on_head = twin.on_data = twin.memo = None
         twin.shared = False
         return twin
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def takes_shared(fetch_impl: F) -> F:
+    """Mark a ``fetch_impl`` that writes to no shared exchange; any other gets one of its own."""
+    fetch_impl.takes_shared = True  # type: ignore[attr-defined]
+    return fetch_impl
 
 
 def prepare(

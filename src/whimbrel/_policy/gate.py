@@ -90,4 +90,10 @@ class Gate:
 
     def _expire(self, entrant: Entrant) -> None:
         del self.waiting[entrant]
-        entrant.queue_expired()
+        if self.active < self.limit:
+            # It was waiting for its turn alone: a slot is free.
+            self.active += 1
+            self._fresh += 1
+            entrant.admitted()
+        else:
+            entrant.queue_expired()

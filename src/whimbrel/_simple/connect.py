@@ -83,6 +83,8 @@ async def connect(
             except Reconnect as again:
                 digest = again.digest
                 progress.stage = "proxy-connect"
+            except _SessionRefused:
+                progress.stage = "dns" if proxy is None else "proxy-connect"
     except HTTPError as error:
         if proxy is not None:
             error.proxy = proxy.url
@@ -91,6 +93,10 @@ async def connect(
         raise
     except OSError as error:  # the system denied something in between
         raise _unreachable(error, route, exchange) from error
+
+
+class _SessionRefused(Exception):
+    """A handshake failed that offered a session; without one it may succeed."""
 
 
 class _Contexts(NamedTuple):
@@ -148,16 +154,25 @@ async def _connect(
                 sock = stream.release()
         if contexts.origin is not None:
             progress.stage = "tls"
-            stream = await _secure(
-                sock,
-                watcher,
-                contexts.origin,
-                route.host,
-                exchange.url.netloc,
-                "tls",
-                "ssl_options",
-                None if sessions is None else sessions.get(route, contexts.origin),
-            )
+            session = None if sessions is None else sessions.get(route, contexts.origin)
+            try:
+                stream = await _secure(
+                    sock,
+                    watcher,
+                    contexts.origin,
+                    route.host,
+                    exchange.url.netloc,
+                    "tls",
+                    "ssl_options",
+                    session,
+                )
+            except BaseException as error:
+                if session is None or sessions is None:
+                    raise
+                sessions.refuse(route)
+                if not isinstance(error, OSError):
+                    raise  # cancelled, perhaps because nothing came back
+                raise _SessionRefused from error
             progress.appconnect = progress.elapsed()
         return Connected(
             stream or IOStream(sock, watcher=watcher),

@@ -48,13 +48,12 @@ class Lookout:
 
     def add(self, connection: Connection) -> None:
         """Look at `connection` as well, from now on."""
-        self._connections[connection.stream.fileno()] = connection
+        self._connections[connection.fd] = connection
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection that is about to be closed."""
-        fd = connection.stream.fileno()
-        if self._connections.get(fd) is connection:
-            del self._connections[fd]
+        """Forget a connection that is about to be closed, or is closed already."""
+        if self._connections.get(connection.fd) is connection:
+            del self._connections[connection.fd]
 
     def look(self, now: float, idle: int) -> None:
         """Close the idle connections on which something has come; `idle` of them may be used."""

@@ -53,6 +53,7 @@ class Connection:
     __slots__ = (
         "_poll",
         "bucket",
+        "fd",
         "holder",
         "http1",
         "idle_since",
@@ -70,6 +71,7 @@ class Connection:
     def __init__(self, bucket: Bucket, connected: Connected, limits: Limits) -> None:
         self.bucket = bucket
         self.stream = connected.stream
+        self.fd = self.stream.fileno()  # which the stream forgets when it closes
         self.http1 = HTTP1(Role.CLIENT, limits)
         self.remote = connected.remote_address
         self.local = connected.local_address

@@ -7,6 +7,8 @@ Rules:
 2. None of a caller's own context: what that trusts may change from one connection to the next.
 3. Connections with one ticket can be told to be the same client's by whoever listens (RFC 8446
    appendix C.4). For a minute, in which their address tells as much; then the ticket is forgotten.
+4. Offering one must not be what makes a connection fail: if the handshake does, it is tried again
+   without, and on that route none is offered for a while.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from whimbrel._simple.sockets import TLSSocket
 
 LIFETIME = 60.0
 """Seconds for which a session is used."""
+REFUSED_SECONDS = 600.0
+"""Seconds for which none is tried on a route where one made the handshake fail."""
 CAPACITY = 256
 """Routes with a session; the one that has had its session for the longest time goes first."""
 
@@ -34,11 +38,12 @@ class _Kept(NamedTuple):
 class Sessions:
     """The sessions of one client, one for each route. `clock` counts seconds."""
 
-    __slots__ = ("_clock", "_kept")
+    __slots__ = ("_clock", "_kept", "_refused")
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._kept: dict[Route, _Kept] = {}
+        self._refused: dict[Route, float] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -57,6 +62,8 @@ class Sessions:
         """Keep the session of a connection that has served, if one is wanted and can be resumed."""
         if route.tls is None or route.tls.context is not None or not isinstance(sock, TLSSocket):
             return
+        if self._clock() < self._refused.get(route, 0.0):
+            return
         if self.get(route, sock.context) is not None:
             return  # to take one from a socket costs as much as a handshake
         session = sock.session
@@ -66,6 +73,14 @@ class Sessions:
             if len(self._kept) > CAPACITY:
                 del self._kept[next(iter(self._kept))]
 
+    def refuse(self, route: Route) -> None:
+        """A handshake that offered the session of `route` has failed: do without for a while."""
+        self._kept.pop(route, None)
+        self._refused[route] = self._clock() + REFUSED_SECONDS
+        if len(self._refused) > CAPACITY:
+            del self._refused[next(iter(self._refused))]
+
     def clear(self) -> None:
         """Forget all."""
         self._kept.clear()
+        self._refused.clear()

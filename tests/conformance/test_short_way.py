@@ -1,0 +1,178 @@
+"""What the short way of a plain request must not change."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import pytest
+
+from whimbrel.httpclient import HTTPRequest, HTTPResponse
+from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok
+
+
+async def _echo(peer: Peer) -> None:
+    while True:
+        request = await peer.read_request()
+        await peer.send(ok(request.target.encode(), "X-Test: 1"))
+
+
+async def test_defaults_that_change_between_two_fetches(client: Any) -> None:
+    async with ScriptedServer(_echo) as server:
+        for agent in ("one", "one", "two", "two"):
+            client.defaults["user_agent"] = agent
+            await client.fetch(server.url("/"))
+        agents = [request.get("User-Agent") for request in server.requests]
+        assert agents == ["one", "one", "two", "two"]
+
+
+async def test_urls_of_two_schemes_in_turn(
+    make_client: Callable[..., Any], certificates: Any
+) -> None:
+    client = make_client(defaults={"ca_certs": certificates.ca_file})
+    async with (
+        ScriptedServer(_echo) as plain,
+        ScriptedServer(_echo, certificates.server_context()) as secure,
+    ):
+        for number in range(3):
+            for server in (plain, secure):
+                response = await client.fetch(server.url(f"/{number % 2}"))
+                assert response.body == f"/{number % 2}".encode()
+                assert response.effective_url == server.url(f"/{number % 2}")
+
+
+async def test_an_override_may_write_to_its_exchange(client_class: type[Any]) -> None:
+    """What it changes is this fetch's alone."""
+
+    class Impatient(client_class):  # type: ignore[misc]
+        seen: list[float] = []
+
+        def fetch_impl(self, request: Any, callback: Any) -> Any:
+            self.seen.append(request.request_timeout)
+            request.request_timeout = 5.0
+            return super().fetch_impl(request, callback)
+
+    async with ScriptedServer(_echo) as server, Impatient(force_instance=True) as client:
+        for _ in range(4):
+            await client.fetch(server.url("/"))
+    assert Impatient.seen == [20.0] * 4
+
+
+async def test_a_fetch_from_another_thread_than_the_loops(client_class: type[Any]) -> None:
+    """Even if the client was bound in that thread, before the loop moved on."""
+    outcome: list[BaseException | None] = []
+
+    def main() -> None:
+        loop = asyncio.new_event_loop()
+        client = loop.run_until_complete(_bound())
+        running = threading.Event()
+        loop.call_soon(running.set)
+        worker = threading.Thread(target=loop.run_forever)
+        worker.start()
+        running.wait()
+        try:
+            client.fetch("http://127.0.0.1:9/")
+        except RuntimeError as error:
+            outcome.append(error)
+        else:
+            outcome.append(None)
+        loop.call_soon_threadsafe(loop.stop)
+        worker.join()
+        client.close()
+        loop.close()
+
+    async def _bound() -> Any:
+        client = client_class(force_instance=True)
+        async with ScriptedServer(canned(ok(b"ok"))) as server:
+            await client.fetch(server.url())
+        return client
+
+    await asyncio.to_thread(main)
+    assert "another event loop" in str(outcome[0])
+
+
+async def test_callbacks_run_in_the_context_of_their_fetch(
+    make_client: Callable[..., Any], backend: str
+) -> None:
+    """As far as the connection is theirs: an event loop keeps the context of who asked first."""
+    if backend == "curl":
+        return  # libcurl's sockets have one descriptor, and one context, since they have a driver
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name")
+    client = make_client(max_clients=3)
+    seen = {}
+
+    async def run(own: str) -> None:
+        name.set(own)
+        await client.fetch(
+            server.url(f"/{own}"),
+            streaming_callback=lambda chunk: seen.update({chunk.decode(): name.get("none")}),
+        )
+
+    async with ScriptedServer(_echo) as server:
+        await asyncio.gather(*(asyncio.create_task(run(own)) for own in "abc"))
+    assert seen == {"/a": "a", "/b": "b", "/c": "c"}
+
+
+async def test_waiting_for_a_turn_is_not_waiting_for_a_slot(
+    make_client: Callable[..., Any],
+) -> None:
+    """However short queue_timeout is: there are slots for all."""
+    client = make_client(max_clients=200)
+    async with ScriptedServer(_echo) as server:
+        fetches = [client.fetch(server.url("/"), queue_timeout=0.001) for _ in range(150)]
+        assert len(client.queue) == 0
+        assert [(await fetch).code for fetch in fetches] == [200] * 150
+
+
+@pytest.mark.parametrize("protocol", [*range(pickle.HIGHEST_PROTOCOL + 1), "copy", "deepcopy"])
+async def test_copies_of_a_response(client: Any, protocol: Any) -> None:
+    async with ScriptedServer(_echo) as server:
+        response = await client.fetch(server.url("/"))
+    if protocol == "copy":
+        twin = copy.copy(response)
+    elif protocol == "deepcopy":
+        twin = copy.deepcopy(response)
+    else:
+        twin = pickle.loads(pickle.dumps(response, protocol))
+    assert (twin.code, twin.body, twin.reason) == (200, b"/", "OK")
+    assert twin.headers["X-Test"] == "1"
+    assert twin.time_info == response.time_info
+    assert twin.buffer.read() == b"/"
+    assert response.buffer.read() == b"/"  # each has its own
+    twin.note = "of a program's own"
+    assert copy.copy(twin).note == twin.note
+
+
+def test_the_buffer_of_a_response_that_a_program_makes() -> None:
+    """Mocks write into it later, or set another one."""
+    buffer = BytesIO()
+    response = HTTPResponse(HTTPRequest("http://a/"), 200, buffer=buffer)
+    buffer.write(b"late")
+    assert response.body == b"late"
+    response = HTTPResponse(HTTPRequest("http://a/"), 200)
+    response.buffer = BytesIO(b"set")
+    assert response.body == b"set"
+    assert HTTPResponse(HTTPRequest("http://a/"), 200).body == b""
+
+
+async def test_a_loop_with_a_clock_of_its_own(client_class: type[Any]) -> None:
+    """Deadlines go by the clock by which the loop rings."""
+
+    async def fetch() -> int:
+        loop = asyncio.get_running_loop()
+        if "time" in vars(type(loop)):
+            return 200  # uvloop's cannot be replaced
+        real = loop.time
+        loop.time = lambda: real() + 1000.0  # type: ignore[method-assign]
+        async with ScriptedServer(_echo) as server, client_class(force_instance=True) as client:
+            codes = [(await client.fetch(server.url("/"))).code for _ in range(2)]
+        del loop.time  # type: ignore[method-assign]
+        return min(codes)
+
+    assert await asyncio.to_thread(asyncio.run, fetch()) == 200
