@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
 import socket
 import tempfile
@@ -120,6 +121,41 @@ def test_rule_3_after_the_end_of_the_loop() -> None:
         readiness = asyncio.run(begin())
         assert readiness.remove_reader(ours.fileno())
         readiness.close()
+
+
+async def test_rule_3_a_closed_descriptor_may_be_taken_out(readiness: Readiness) -> None:
+    with pairs(readiness, 2) as ((ours, theirs), (other, _)):
+        for fd in (ours.fileno(), theirs.fileno()):
+            readiness.add_reader(fd, pytest.fail, "nothing comes")
+        readiness.add_writer(ours.fileno(), pytest.fail, "it is closed")
+        fds = ours.fileno(), theirs.fileno()
+        ours.close()
+        theirs.close()
+        assert readiness.remove_writer(fds[0])
+        assert [readiness.remove_reader(fd) for fd in fds] == [True, True]
+        called: list[str] = []
+        readiness.add_writer(other.fileno(), called.append, "write")
+        await until(lambda: called)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+async def test_rule_4_a_child_takes_nothing_from_its_parent(readiness: Readiness) -> None:
+    called: list[str] = []
+    with pairs(readiness, 1) as ((ours, theirs),):
+        readiness.add_reader(ours.fileno(), called.append, "read")
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                readiness.remove_reader(ours.fileno())
+                readiness.close()
+                status = 0
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(child, 0)  # noqa: ASYNC222 (it is about to end)
+        assert os.waitstatus_to_exitcode(status) == 0
+        theirs.send(b"x")
+        await until(lambda: called)
 
 
 async def test_reading_and_writing(readiness: Readiness) -> None:
