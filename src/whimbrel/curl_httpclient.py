@@ -111,12 +111,15 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
     def _remember_connection(
         self, local: tuple[str, int], remote: tuple[str, int] | None, number: int, version: str
     ) -> None:
+        # To the end of both: what is known as a connection is known with its version.
+        before = self._versions.pop(local, None)
+        self._connections.pop((local, remote), None)
         for table in (self._versions, self._connections):
             if len(table) >= self._remembered:
                 del table[next(iter(table))]
+        self._versions[local] = version
         self._connections[local, remote] = number
-        if self._versions.get(local) != version:
-            self._versions[local] = version
+        if before != version:
             self._tainted.discard(local)
 
     # For the driver
@@ -124,10 +127,19 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
     def _idle_event(self, fd: int) -> None:
         """An idle connection was closed by its peer, or sent what nobody asked for."""
         try:
-            with socket.socket(fileno=os.dup(fd)) as duplicate:
-                local = duplicate.getsockname()[:2]
+            duplicate = os.dup(fd)
         except OSError:
             return  # libcurl closed it in the meantime
+        try:
+            sock = socket.socket(fileno=duplicate)
+        except OSError:
+            os.close(duplicate)
+            return  # an eventfd of libcurl's, or somebody else's number by now
+        with sock:
+            try:
+                local = sock.getsockname()[:2]
+            except OSError:
+                return
         # HTTP/2 and 3 talk on idle connections; libcurl listens there itself.
         if self._versions.get(local) in ("1.0", "1.1"):
             self._taint(local)

@@ -553,7 +553,11 @@ async def test_rule_3_an_idle_socket_is_not_watched_for_writing(
     ready: list[tuple[int, int]] = []
     lane = _Lane(pycurl.CurlMulti(), 0)
     poller = _EpollPoller(
-        loop, lambda lane, fd, mask: ready.append((fd, mask)), idle.extend, lambda lane, fd: None
+        loop,
+        lambda: None,
+        lambda lane, fd, mask: ready.append((fd, mask)),
+        idle.extend,
+        lambda lane, fd: None,
     )
     here, there = socket.socketpair()
 

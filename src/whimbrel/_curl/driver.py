@@ -137,7 +137,7 @@ class Driver:
         if use_epoll is None:
             use_epoll = hasattr(select, "epoll")
         self._poller: _EpollPoller | _LoopPoller = (_EpollPoller if use_epoll else _LoopPoller)(
-            loop, self._action, self._on_batch, self._note_broken
+            loop, self._before_serving, self._action, self._on_batch, self._note_broken
         )
         self._clock = clock_of(loop)
         self._lane_numbers = count()
@@ -162,7 +162,13 @@ class Driver:
         for lane in self._lanes:
             if lane.attached < LANE:
                 return lane
-        return self._open_lane()
+        try:
+            return self._open_lane()
+        except pycurl.error:
+            # Out of descriptors: one more on a multi that is full costs time alone.
+            if not self._lanes:
+                raise
+            return min(self._lanes, key=lambda lane: lane.attached)
 
     # What the owner asks for
 
@@ -268,9 +274,9 @@ class Driver:
     def _add(self, easy: pycurl.Curl) -> None:
         if easy not in self._transfers:
             return  # cancelled before it began
-        lane = self._lane_with_room()
         self._inside = True
         try:
+            lane = self._lane_with_room()
             lane.multi.add_handle(easy)
             self._attached[easy] = lane
             lane.attached += 1
@@ -380,9 +386,7 @@ class Driver:
         failed = [self._transfers.pop(easy, None) for easy in attached]
         for easy in attached:
             del self._attached[easy]
-        self._remove_lane(lane)
-        if not self._lanes:
-            self._open_lane()
+        self._remove_lane(lane)  # the next transfer opens another
         _close_multis([lane.multi], attached, close_handles=False)
         for done in failed:
             if done is not None:  # else it was cancelled in a callback, and is about to be closed
@@ -493,6 +497,11 @@ class Driver:
         lane.due = None
         self._run_soon(lane)
 
+    def _before_serving(self) -> None:
+        """Sockets are about to be served, which also begins what was added to a multi since."""
+        if self._soon_lanes:
+            self._poller.look()  # as `_on_soon` does, and for the same reason
+
     def _on_batch(self, idle: list[int]) -> None:
         """What was ready has been served; `idle` had events though none was due."""
         for fd in idle:
@@ -561,11 +570,13 @@ class _EpollPoller:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        before_serving: Callable[[], None],
         on_ready: Callable[[_Lane, int, int], object],
         on_batch: Callable[[list[int]], None],
         on_broken: Callable[[_Lane, int], None],
     ) -> None:
         self._loop = loop
+        self._before_serving = before_serving
         self._on_ready = on_ready
         self._on_batch = on_batch
         self._on_broken = on_broken
@@ -704,6 +715,7 @@ class _EpollPoller:
 
     def _serve(self) -> None:
         """Serve the sockets that are ready, as far as this turn's share goes."""
+        self._before_serving()
         found = self._found
         if not found:
             self._find(SHARE)
@@ -783,11 +795,13 @@ class _LoopPoller:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        before_serving: Callable[[], None],
         on_ready: Callable[[_Lane, int, int], object],
         on_batch: Callable[[list[int]], None],
         on_broken: Callable[[_Lane, int], None],
     ) -> None:
         self._loop = loop
+        self._before_serving = before_serving
         self._on_ready = on_ready
         self._on_batch = on_batch
         self._on_broken = on_broken
@@ -840,6 +854,9 @@ class _LoopPoller:
             self._idle_poll.unregister(fd)
 
     def _ready(self, lane: _Lane, fd: int, mask: int) -> None:
+        self._before_serving()
+        if fd not in self._watched:
+            return  # what that told of has ended it
         self._on_ready(lane, fd, mask)
         self._on_batch([])
 

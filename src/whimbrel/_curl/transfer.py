@@ -171,7 +171,7 @@ class Transfer:
         self._proxy_lines: list[bytes] = []
         self._remote: tuple[str, int] | None = None
         self._local: tuple[str, int] | None = None
-        if exchange is not self._applied:
+        if self._dirty or exchange is not self._applied:
             try:
                 self._apply(plan(exchange.profile), exchange)
             except pycurl.error as error:
@@ -460,11 +460,10 @@ class Transfer:
         libcurl sees to it that no more comes than Content-Length says.
         """
         exchange, download = self._exchange, self._download
-        if exchange is None or self._callback is None or not self._begun:
+        if exchange is None or self._callback is None or not self._begun or download is None:
             return  # it was over in that turn, and the handle may be on the next
         if exchange.prepare_curl_callback is not None or self._early is not None:
             return  # a caller may let libcurl decode; we have to count
-        assert download is not None
         length = _content_length(self._lines[: self._block])
         if length < LARGE or self._error is not None:
             return

@@ -1,0 +1,202 @@
+"""What the short ways of the curl backend must not change: stray bytes, options, descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+import threading
+from typing import Any
+
+import pycurl
+import pytest
+
+from conftest import open_files
+from whimbrel._curl import driver as driver_module
+from whimbrel._curl.driver import SHARE
+from whimbrel.curl_httpclient import CurlAsyncHTTPClient
+from whimbrel.httpclient import HTTPError
+from whimbrel.testing.scripted import Peer, ScriptedServer, ok
+
+from .support import until
+
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+
+
+async def _echo(peer: Peer) -> None:
+    while True:
+        request = await peer.read_request()
+        await peer.send(ok(request.target.encode()))
+
+
+class Crowd:
+    """A server on blocking sockets: one connection that is answered, and many that are held."""
+
+    def __init__(self, count: int) -> None:
+        self.all_read = threading.Event()
+        self.answer, self.answered = threading.Event(), threading.Event()
+        self._count = count
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.port = self._listener.getsockname()[1]
+        self.requests_on_first = 0
+
+    def run(self) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._listener)
+            self._listener.settimeout(20)
+            first = stack.enter_context(self._accept())
+            self.requests_on_first += self._read(first)
+            first.sendall(ok(b"ok"))
+            held = [stack.enter_context(self._accept()) for _ in range(self._count)]
+            for sock in held:
+                self._read(sock)
+            self.all_read.set()
+            self.answer.wait(20)
+            for sock in held:
+                sock.sendall(ok(b"ok"))
+            first.sendall(EVIL)
+            self.answered.set()
+            open_ones = {*held, first}
+            while open_ones:
+                for sock in select.select([*open_ones, self._listener], [], [], 20)[0]:
+                    if sock is self._listener:
+                        open_ones.add(stack.enter_context(self._accept()))
+                        continue
+                    if not self._read(sock):
+                        open_ones.remove(sock)
+                        continue
+                    self.requests_on_first += sock is first
+                    sock.sendall(ok(b"ok"))
+
+    def _accept(self) -> socket.socket:
+        sock, _ = self._listener.accept()
+        sock.settimeout(20)
+        return sock
+
+    def _read(self, sock: socket.socket) -> bool:
+        data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            try:
+                more = sock.recv(65536)
+            except ConnectionError:
+                return False
+            if not more:
+                return False
+            data += more
+        return True
+
+
+@pytest.mark.parametrize("use_epoll", [True, False], ids=["epoll", "add_reader"])
+async def test_stray_bytes_behind_more_than_a_turn_serves(
+    make_client: Any, use_epoll: bool
+) -> None:
+    """The answers and the stray one are there at once, and the next requests begin in between."""
+    count = 4 * SHARE
+    client = make_client(max_clients=2 * count, use_epoll=use_epoll)
+    crowd = Crowd(count)
+    serving = asyncio.ensure_future(asyncio.to_thread(crowd.run))
+    url = f"http://127.0.0.1:{crowd.port}/"
+    await client.fetch(url)
+    held = [
+        client.fetch(url, prepare_curl_callback=lambda easy: easy.setopt(pycurl.FRESH_CONNECT, 1))
+        for _ in range(count)
+    ]
+    await until(lambda: crowd.all_read.is_set())
+    crowd.answer.set()
+    crowd.answered.wait(20)  # while the loop stands still
+
+    async def follow(fetch: Any) -> bytes:
+        await fetch
+        body: bytes = (await client.fetch(url)).body
+        return body
+
+    assert await asyncio.gather(*(follow(fetch) for fetch in held)) == [b"ok"] * count
+    client.close()
+    await serving
+    assert crowd.requests_on_first == 1
+
+
+async def test_a_stale_connection_leaves_nothing_in_the_handle(client: Any) -> None:
+    """It was turned away for one request; the next ones share a connection again."""
+
+    async def handler(peer: Peer) -> None:
+        request = await peer.read_request()
+        await peer.send(ok(request.target.encode()))
+        if peer is server.connections[0]:
+            await peer.read_request()
+            await peer.send(ok(b"second"))
+            await peer.send(b"stray")
+            await peer.closed()
+            return
+        await _echo(peer)
+
+    async with ScriptedServer(handler) as server:
+        url = server.url("/")
+        responses = [await client.fetch(url) for _ in range(2)]
+        await until(lambda: client._tainted)
+        # The same URL, so that the handle has these very options.
+        responses += [await client.fetch(url) for _ in range(4)]
+        assert [response.reused for response in responses] == [
+            False,
+            True,
+            False,
+            True,
+            True,
+            True,
+        ]
+        assert len(server.connections) == 2
+
+
+async def test_what_is_known_as_a_connection_has_a_version(client: Any) -> None:
+    async with ScriptedServer(_echo) as server:
+        await client.fetch(server.url("/"))
+    client._remembered = 4
+    for number in range(40):
+        client._remember_connection(("a", number % 5), ("b", number % 7), number, "1.1")
+        assert {local for local, _ in client._connections} <= client._versions.keys()
+
+
+async def test_an_event_on_what_is_no_socket_leaks_nothing(client: Any) -> None:
+    """libcurl's eventfd, or a number that is somebody else's by now."""
+    async with ScriptedServer(_echo) as server:
+        await client.fetch(server.url("/"))
+        before = open_files()
+        read, write = os.pipe()
+        for _ in range(10):
+            client._idle_event(read)
+        with socket.socket() as unconnected:
+            client._idle_event(unconnected.fileno())
+        os.close(read)
+        os.close(write)
+        client._idle_event(read)
+        assert open_files() == before
+
+
+async def test_no_descriptor_for_another_multi(
+    make_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A multi that is full takes one more; the first of all is a typed failure."""
+    monkeypatch.setattr(driver_module, "LANE", 2)
+    client = make_client(max_clients=10)
+
+    def refuse() -> Any:
+        raise pycurl.error(2, "no descriptor left")
+
+    async with ScriptedServer(_echo) as server:
+        await client.fetch(server.url("/"))
+        monkeypatch.setattr(driver_module.pycurl, "CurlMulti", refuse)
+        responses = await asyncio.gather(*(client.fetch(server.url(f"/{n}")) for n in range(8)))
+        assert [response.body for response in responses] == [f"/{n}".encode() for n in range(8)]
+        assert len(client._driver._lanes) == 1
+        client._driver._rebuild(client._driver._lanes[0], "made up")
+        with pytest.raises(HTTPError, match="no descriptor left"):
+            await client.fetch(server.url("/"))
+        monkeypatch.undo()
+        assert (await client.fetch(server.url("/again"))).body == b"/again"
+        assert len(client._driver) == 0
+
+
+def test_this_is_about_the_default_client() -> None:
+    assert CurlAsyncHTTPClient.fetch_impl.takes_shared  # type: ignore[attr-defined]
