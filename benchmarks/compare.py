@@ -1,18 +1,22 @@
 """``python -m benchmarks compare OLD.json NEW.json``: what got slower, or larger.
 
-It looks at the medians. Peers are shown as well: where they changed, so did the machine or they
-themselves, and a change of ours means less. Only what is ours counts as a regression.
+It looks at the medians of the measure, and of the CPU time a request, which tells where a server or
+another program set the pace. Peers are shown as well: where they changed, so did the machine or
+they themselves, and a change of ours means less. Only what is ours counts as a regression; that it
+was measured before and is not any more does, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from benchmarks.report import table
 from benchmarks.results import Results, Series
+from benchmarks.work import Sample
 
 _OURS: Final = ("whimbrel", "import whimbrel")
 _MUST_AGREE: Final = (
@@ -33,6 +37,7 @@ class Change(NamedTuple):
         series: whose.
         old, new: the medians.
         worse: by what part of the old one it got worse; below 0 it got better.
+        what: of the sample, where it is not the measure of the scenario.
     """
 
     scenario: str
@@ -40,6 +45,7 @@ class Change(NamedTuple):
     old: float
     new: float
     worse: float
+    what: str = ""
 
     @property
     def is_ours(self) -> bool:
@@ -48,7 +54,7 @@ class Change(NamedTuple):
     @property
     def label(self) -> str:
         point = "" if self.series.point is None else f" at {self.series.point:,}"
-        return f"{self.scenario}{point}: {self.series.client}"
+        return f"{self.scenario}{point}: {self.series.client}{self.what}"
 
 
 def changes(old: Results, new: Results) -> Iterator[Change]:
@@ -66,15 +72,49 @@ def changes(old: Results, new: Results) -> Iterator[Change]:
                 if result.metric.more_is_better
                 else (then.median, now.median)
             )
-            # Memory that did not grow: a bound can judge it, and no ratio.
-            worse = last / first - 1 if min(first, last) > 0 else 0.0
+            if min(first, last) > 0:
+                worse = last / first - 1
+            else:
+                # Memory that did not grow has no ratio; by a whole unit it may not grow either.
+                worse = math.inf if last - first > 1 else 0.0
             yield Change(result.name, series, then.median, now.median, worse)
+            cpu = [_cpu(each.samples[series]) for each in (before, result) if each]
+            if all(cpu) and result.metric.more_is_better:
+                worse = cpu[1] / cpu[0] - 1
+                yield Change(result.name, series, cpu[0], cpu[1], worse, ", CPU µs a request")
 
 
-def report(old: Results, new: Results, threshold: float) -> tuple[str, list[Change]]:
-    """What to print, and the regressions: ours that are worse by more than `threshold` percent."""
+def _cpu(samples: Mapping[int, Sample]) -> float:
+    """The median CPU time a request, in microseconds; 0 where it was not measured."""
+    found = [
+        sample["cpu_seconds"] / sample["requests"] * 1e6
+        for sample in samples.values()
+        if sample.get("requests") and "cpu_seconds" in sample
+    ]
+    return statistics.median(found) if found else 0.0
+
+
+def lost(old: Results, new: Results) -> list[str]:
+    """What of ours the scenarios of `new` do not have any more."""
+    return [
+        Change(result.name, series, 0, 0, 0).label
+        for result in old
+        if (now := new.scenarios.get(result.name)) is not None
+        for series in result.samples
+        if series.client.startswith(_OURS) and series not in now.samples
+    ]
+
+
+def report(old: Results, new: Results, threshold: float) -> tuple[str, list[str]]:
+    """What to print, and the regressions: ours that are worse by more than `threshold` percent, or
+    lost."""
     found = list(changes(old, new))
-    regressions = [change for change in found if change.is_ours and change.worse * 100 > threshold]
+    regressions = [
+        f"{change.label}: {change.worse:+.1%}"
+        for change in found
+        if change.is_ours and change.worse * 100 > threshold
+    ]
+    regressions += [f"{label}: not measured any more" for label in lost(old, new)]
     rows = [
         [change.label, f"{change.old:,.4g}", f"{change.new:,.4g}", f"{change.worse:+.1%}"]
         for change in sorted(found, key=lambda change: -change.worse)
@@ -85,13 +125,13 @@ def report(old: Results, new: Results, threshold: float) -> tuple[str, list[Chan
         if old.facts.get(name) != new.facts.get(name)
     ]
     parts.append(table(["what", "old", "new", "worse by"], rows) if rows else "nothing in common")
-    peers = [change.worse for change in found if not change.is_ours]
+    peers = [change.worse for change in found if not change.is_ours and not change.what]
     if peers:
         parts.append(f"peers: worse by {statistics.median(peers):+.1%} in the median")
     for title, one, two in (("only in the old", old, new), ("only in the new", new, old)):
         if names := _only(one, two):
             parts.append(f"{title}: {'; '.join(names)}")
-    parts += [f"REGRESSION: {change.label}: {change.worse:+.1%}" for change in regressions]
+    parts += [f"REGRESSION: {words}" for words in regressions]
     if not regressions:
         parts.append(f"no regression beyond {threshold:g} %")
     return "\n".join(parts), regressions

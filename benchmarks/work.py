@@ -61,7 +61,7 @@ async def get(session: Session, task: Task) -> Sample:
 async def stall(session: Session, task: Task) -> Sample:
     """The same, and ``stall``: the most seconds that the loop was late for a timer.
 
-    As far as this process was at work meanwhile: when another one has its core, nobody is to blame.
+    Less what its thread waited for its core, which another process had: that is nobody's fault.
     The timer starts when all are under way: to start so many at once is a burst of the caller's.
     """
     fetch, in_flight = _small(session, task), task["in_flight"]
@@ -71,29 +71,38 @@ async def stall(session: Session, task: Task) -> Sample:
     timer: asyncio.Handle | None = None
     answered = 0
 
-    def tick(due: float, cpu: float) -> None:
+    def tick(due: float, kept_waiting: float) -> None:
         nonlocal late, late_at_all
-        now, cpu_now = loop.time(), time.process_time()
+        now = loop.time()
         late_at_all = max(late_at_all, now - due)
-        late = max(late, min(now - due, cpu_now - cpu))
-        schedule(now, cpu_now)
+        late = max(late, now - due - (_kept_waiting() - kept_waiting))
+        schedule()
 
-    def schedule(now: float, cpu: float) -> None:
+    def schedule() -> None:
         nonlocal timer
-        due = now + _TICK_SECONDS
-        timer = loop.call_at(due, tick, due, cpu)
+        due = loop.time() + _TICK_SECONDS
+        timer = loop.call_at(due, tick, due, _kept_waiting())
 
     async def counted() -> None:
         nonlocal answered
         await fetch()
         answered += 1
         if answered == in_flight:
-            schedule(loop.time(), time.process_time())
+            schedule()
 
     found = await _for_seconds(counted, in_flight, task["seconds"], at_least=2)
     assert timer is not None
     timer.cancel()
     return {**found, "stall": late, "stall_with_others": late_at_all}
+
+
+def _kept_waiting() -> float:
+    """Seconds for which this thread could have run and did not; 0 where no system tells."""
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as file:
+            return int(file.read().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 async def many(session: Session, task: Task) -> Sample:

@@ -74,7 +74,7 @@ def test_points_are_compared_with_their_like(
     assert compare(tmp_path, old, new) == 1
     said = capsys.readouterr().out
     assert "REGRESSION: growth at 1,000: whimbrel curl: +150.0%" in said
-    assert said.count("REGRESSION") == 1
+    assert said.count("REGRESSION") == 2  # the rate, and the CPU time that is made up from it
 
 
 def test_memory_that_did_not_grow_has_no_ratio(tmp_path: Path) -> None:
@@ -129,3 +129,31 @@ def test_a_negative_threshold_is_refused(capsys: pytest.CaptureFixture[str]) -> 
         main(["compare", "old.json", "new.json", "--threshold", "-1"])
     assert caught.value.code == 2
     assert "--threshold must not be below 0" in capsys.readouterr().err
+
+
+def test_what_is_not_measured_any_more_is_a_regression(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A client of ours that fails now; a peer may, and a scenario may be left out."""
+    old = run(result("get-100", {CURL: [100], "aiohttp": [50]}), result("https", {CURL: [100]}))
+    new = run(result("get-100", {"whimbrel simple": [100]}))
+    assert compare(tmp_path, old, new) == 1
+    said = capsys.readouterr().out
+    assert "REGRESSION: get-100: whimbrel curl: not measured any more" in said
+    assert said.count("REGRESSION") == 1
+
+
+@pytest.mark.parametrize(("size", "code"), [(0.5, 0), (800.0, 1)])
+def test_memory_that_grows_where_it_did_not(size: float, code: int, tmp_path: Path) -> None:
+    old = run(result("million", {CURL: [-0.1]}, KIB))
+    assert compare(tmp_path, old, run(result("million", {CURL: [size]}, KIB))) == code
+
+
+def test_cpu_time_counts_where_the_rate_is_somebody_elses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = (run(result("get-100", {CURL: [100, 100]})) for _ in range(2))
+    for sample in new.scenarios["get-100"].samples[results.Series(CURL)].values():
+        sample["cpu_seconds"] *= 1.5
+    assert compare(tmp_path, old, new) == 1
+    assert "get-100: whimbrel curl, CPU µs a request: +50.0%" in capsys.readouterr().out
