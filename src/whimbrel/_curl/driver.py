@@ -133,6 +133,7 @@ class Driver:
         self._closed = False
         self._soon: asyncio.Handle | None = None
         self._soon_lanes: dict[_Lane, None] = {}
+        self._starts_at_once = False  # what is wanted soon is about to be done
         self._sweep: asyncio.TimerHandle | None = None
         if use_epoll is None:
             use_epoll = hasattr(select, "epoll")
@@ -185,10 +186,11 @@ class Driver:
         if self._inside:
             self._defer(lambda: self._add(easy))
             return
-        self._add(easy)
-        if at_once and len(self._attached) == 1 and self._soon is not None:
+        if at_once and not self._attached and self._soon is None:
             # Several that start in one turn are better served together.
-            self._begin_at_once(self._attached[easy])
+            self._begin_at_once(easy)
+        else:
+            self._add(easy)
 
     def cancel(self, easy: pycurl.Curl) -> None:
         """End a transfer without a word, and close its handle and its connection."""
@@ -285,25 +287,29 @@ class Driver:
         finally:
             self._inside = False
 
-    def _begin_at_once(self, lane: _Lane) -> None:
+    def _begin_at_once(self, easy: pycurl.Curl) -> None:
         """What `_on_soon` does, but for the ends of transfers: nobody is told of one in here."""
-        self._poller.look()  # nothing is to be reaped: the one transfer has not begun
-        if self._closed or lane not in self._soon_lanes:
-            return
-        soon, self._soon = self._soon, None
-        del self._soon_lanes[lane]
-        self._inside = True
+        self._starts_at_once = True
         try:
-            _, lane.running = lane.multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        except pycurl.error:
-            lane.running = 0  # it will fail again, where that may be told
+            self._poller.look()  # nothing is to be reaped: there is no transfer
+            if self._closed:
+                return
+            self._add(easy)
+            lane = self._attached.get(easy)
+            if lane is not None and self._soon_lanes.pop(lane, True) is None:
+                self._inside = True
+                try:
+                    _, lane.running = lane.multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+                except pycurl.error:
+                    lane.running = 0  # it will fail again, where that may be told
+                finally:
+                    self._inside = False
+                if lane.running < lane.attached:
+                    self._soon_lanes[lane] = None
         finally:
-            self._inside = False
-        if soon is not None:
-            soon.cancel()
-        if self._soon is None and (lane.running < lane.attached or self._soon_lanes):
-            self._soon_lanes[lane] = None
-            self._soon = self._loop.call_soon(self._on_soon)
+            self._starts_at_once = False
+        for lane in list(self._soon_lanes):
+            self._run_soon(lane)
 
     def _discard(self, easy: pycurl.Curl) -> None:
         if easy in self._attached:
@@ -466,7 +472,7 @@ class Driver:
 
     def _run_soon(self, lane: _Lane) -> None:
         self._soon_lanes[lane] = None
-        if self._soon is None and not self._closed:
+        if self._soon is None and not self._closed and not self._starts_at_once:
             self._soon = self._loop.call_soon(self._on_soon)
 
     def _on_soon(self) -> None:
