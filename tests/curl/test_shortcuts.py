@@ -198,5 +198,5 @@ async def test_no_descriptor_for_another_multi(
         assert len(client._driver) == 0
 
 
-def test_this_is_about_the_default_client() -> None:
+def test_the_backend_takes_shared_exchanges() -> None:
     assert CurlAsyncHTTPClient.fetch_impl.takes_shared  # type: ignore[attr-defined]
