@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from tornado.httpclient import AsyncHTTPClient
 from tornado.util import import_object
 
 from benchmarks.clients import Options
+from benchmarks.clients.fetching import FetchSession
 
 _BACKENDS = {
     "curl": "tornado.curl_httpclient.CurlAsyncHTTPClient",
@@ -21,46 +21,17 @@ _LARGEST_BODY = 1 << 40
 _LONG_SECONDS = 3600.0
 
 
-class _Session:
-    def __init__(self, client: AsyncHTTPClient) -> None:
-        self._client = client
-
-    async def get(self, url: str) -> tuple[int, bytes]:
-        response = await self._client.fetch(url, raise_error=False)
-        return response.code, response.body
-
-    async def download(self, url: str) -> tuple[int, int]:
-        size = 0
-
-        def take(chunk: bytes) -> None:
-            nonlocal size
-            size += len(chunk)
-
-        response = await self._client.fetch(
-            url, raise_error=False, streaming_callback=take, request_timeout=_LONG_SECONDS
-        )
-        return response.code, size
-
-    async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
-        response = await self._client.fetch(
-            url, raise_error=False, method="POST", body=body, request_timeout=_LONG_SECONDS
-        )
-        return response.code, response.body
-
+class _Session(FetchSession):
     async def post_chunks(self, url: str, chunk: bytes, count: int) -> tuple[int, bytes]:
         async def produce(write: Callable[[bytes], Awaitable[None]]) -> None:
             for _ in range(count):
                 await write(chunk)
 
-        response = await self._client.fetch(
+        return await self._post(
             url,
-            raise_error=False,
-            method="POST",
             headers={"Content-Length": str(len(chunk) * count)},
             body_producer=produce,
-            request_timeout=_LONG_SECONDS,
         )
-        return response.code, response.body
 
 
 @asynccontextmanager
@@ -75,6 +46,6 @@ async def open_session(options: Options, backend: str) -> AsyncIterator[_Session
         limits |= {"max_body_size": _LARGEST_BODY, "max_buffer_size": _LARGEST_BODY}
     client = import_object(_BACKENDS[backend])(force_instance=True, defaults=defaults, **limits)
     try:
-        yield _Session(client)
+        yield _Session(client, _LONG_SECONDS)
     finally:
         client.close()

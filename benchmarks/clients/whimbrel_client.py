@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import Any
 
 from benchmarks.clients import Options
-from whimbrel.httpclient import AsyncHTTPClient
+from benchmarks.clients.fetching import FetchSession
 from whimbrel.util import import_object
 
 _BACKENDS = {
@@ -17,42 +17,13 @@ _BACKENDS = {
 }
 
 
-class _Session:
-    def __init__(self, client: AsyncHTTPClient) -> None:
-        self._client = client
-
-    async def get(self, url: str) -> tuple[int, bytes]:
-        response = await self._client.fetch(url, raise_error=False)
-        return response.code, response.body
-
-    async def download(self, url: str) -> tuple[int, int]:
-        size = 0
-
-        def take(chunk: bytes) -> None:
-            nonlocal size
-            size += len(chunk)
-
-        response = await self._client.fetch(
-            url, raise_error=False, streaming_callback=take, request_timeout=0
-        )
-        return response.code, size
-
-    async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
-        response = await self._client.fetch(
-            url, raise_error=False, method="POST", body=body, request_timeout=0
-        )
-        return response.code, response.body
-
+class _Session(FetchSession):
     async def post_chunks(self, url: str, chunk: bytes, count: int) -> tuple[int, bytes]:
-        response = await self._client.fetch(
+        return await self._post(
             url,
-            raise_error=False,
-            method="POST",
             headers={"Content-Length": str(len(chunk) * count)},
             body=repeat(chunk, count),
-            request_timeout=0,
         )
-        return response.code, response.body
 
 
 @asynccontextmanager
@@ -66,4 +37,4 @@ async def open_session(options: Options, backend: str) -> AsyncIterator[_Session
     async with import_object(_BACKENDS[backend])(
         force_instance=True, max_clients=options.in_flight, max_body_size=0, defaults=defaults
     ) as client:
-        yield _Session(client)
+        yield _Session(client, longest=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import copy
 import pickle
 import threading
@@ -95,28 +94,6 @@ async def test_a_fetch_from_another_thread_than_the_loops(client_class: type[Any
 
     await asyncio.to_thread(main)
     assert "another event loop" in str(outcome[0])
-
-
-async def test_callbacks_run_in_the_context_of_their_fetch(
-    make_client: Callable[..., Any], backend: str
-) -> None:
-    """As far as the connection is theirs: an event loop keeps the context of who asked first."""
-    if backend == "curl":
-        return  # libcurl's sockets have one descriptor, and one context, since they have a driver
-    name: contextvars.ContextVar[str] = contextvars.ContextVar("name")
-    client = make_client(max_clients=3)
-    seen = {}
-
-    async def run(own: str) -> None:
-        name.set(own)
-        await client.fetch(
-            server.url(f"/{own}"),
-            streaming_callback=lambda chunk: seen.update({chunk.decode(): name.get("none")}),
-        )
-
-    async with ScriptedServer(_echo) as server:
-        await asyncio.gather(*(asyncio.create_task(run(own)) for own in "abc"))
-    assert seen == {"/a": "a", "/b": "b", "/c": "c"}
 
 
 async def test_waiting_for_a_turn_is_not_waiting_for_a_slot(

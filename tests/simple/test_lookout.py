@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import select
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -186,3 +187,23 @@ async def test_what_the_peer_closed_is_forgotten(client: Any, how: str) -> None:
         asked.set()
         await until(lambda: not client._pool.live)
         assert not client._pool.lookout._connections
+
+
+async def test_callbacks_run_in_the_context_of_their_fetch(
+    make_client: Callable[..., Any],
+) -> None:
+    """As far as the connection is theirs, and as asyncio does it: of whoever asked to watch it."""
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name")
+    client = make_client(max_clients=3)
+    seen = {}
+
+    async def run(own: str) -> None:
+        name.set(own)
+        await client.fetch(
+            server.url(f"/{own}"),
+            streaming_callback=lambda chunk: seen.update({chunk.decode(): name.get("none")}),
+        )
+
+    async with ScriptedServer(_echo) as server:
+        await asyncio.gather(*(asyncio.create_task(run(own)) for own in "abc"))
+    assert seen == {"/a": "a", "/b": "b", "/c": "c"}

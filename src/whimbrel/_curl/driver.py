@@ -560,18 +560,13 @@ _UNWATCHABLE = (OSError, ValueError, RuntimeError, NotImplementedError)
 on it must fail then."""
 
 
-class _EpollPoller:
-    """All of libcurl's sockets behind one fd, which the loop reads."""
+class _Poller:
+    """What both ways of watching libcurl's sockets have in common.
 
-    _TO_EPOLL = (
-        {
-            pycurl.POLL_IN: select.EPOLLIN,
-            pycurl.POLL_OUT: select.EPOLLOUT,
-            pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
-        }
-        if hasattr(select, "epoll")
-        else {}
-    )
+    `before_serving` is called before sockets are served, `on_ready` for each of them, `on_batch`
+    when all have been, with those that had events while they idled; `on_broken`, if one cannot be
+    watched.
+    """
 
     def __init__(
         self,
@@ -586,6 +581,43 @@ class _EpollPoller:
         self._on_ready = on_ready
         self._on_batch = on_batch
         self._on_broken = on_broken
+
+    def on_socket(
+        self, lane: _Lane, what: int, fd: int, multi: pycurl.CurlMulti, data: Any
+    ) -> None:
+        """M_SOCKETFUNCTION."""
+        try:
+            if what == pycurl.POLL_REMOVE:
+                self.idle(fd)
+            else:
+                self.watch(fd, what, lane)
+        except _UNWATCHABLE:
+            self._on_broken(lane, fd)
+
+    def watch(self, fd: int, what: int, lane: _Lane) -> None:
+        """Watch a socket for what libcurl wants of it."""
+        raise NotImplementedError
+
+    def idle(self, fd: int) -> None:
+        """No transfer is on a socket any more; it may be closed the next moment."""
+        raise NotImplementedError
+
+
+class _EpollPoller(_Poller):
+    """All of libcurl's sockets behind one fd, which the loop reads."""
+
+    _TO_EPOLL = (
+        {
+            pycurl.POLL_IN: select.EPOLLIN,
+            pycurl.POLL_OUT: select.EPOLLOUT,
+            pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
+        }
+        if hasattr(select, "epoll")
+        else {}
+    )
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._watched: set[int] = set()
         self._resting: set[int] = set()  # idle, as far as is known
         self._masks: dict[int, int] = {}
@@ -603,18 +635,6 @@ class _EpollPoller:
         epoll = select.epoll()
         self._loop.add_reader(epoll.fileno(), self._serve)
         self._epoll = epoll
-
-    def on_socket(
-        self, lane: _Lane, what: int, fd: int, multi: pycurl.CurlMulti, data: Any
-    ) -> None:
-        """M_SOCKETFUNCTION."""
-        try:
-            if what == pycurl.POLL_REMOVE:
-                self.idle(fd)
-            else:
-                self.watch(fd, what, lane)
-        except _UNWATCHABLE:
-            self._on_broken(lane, fd)
 
     def watch(self, fd: int, what: int, lane: _Lane) -> None:
         if self._epoll is None:
@@ -795,39 +815,16 @@ class _EpollPoller:
         self.clear()
 
 
-class _LoopPoller:
+class _LoopPoller(_Poller):
     """Each of libcurl's sockets on the loop itself, for platforms without epoll."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        before_serving: Callable[[], None],
-        on_ready: Callable[[_Lane, int, int], object],
-        on_batch: Callable[[list[int]], None],
-        on_broken: Callable[[_Lane, int], None],
-    ) -> None:
-        self._loop = loop
-        self._before_serving = before_serving
-        self._on_ready = on_ready
-        self._on_batch = on_batch
-        self._on_broken = on_broken
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._watched: dict[int, int] = {}
         self._lanes: dict[int, _Lane] = {}
         # Numbers of idle sockets. Some are closed, or another's, by the time they are looked at.
         self._idle: set[int] = set()
         self._idle_poll = select.poll()
-
-    def on_socket(
-        self, lane: _Lane, what: int, fd: int, multi: pycurl.CurlMulti, data: Any
-    ) -> None:
-        """M_SOCKETFUNCTION."""
-        try:
-            if what == pycurl.POLL_REMOVE:
-                self.idle(fd)
-            else:
-                self.watch(fd, what, lane)
-        except _UNWATCHABLE:
-            self._on_broken(lane, fd)
 
     def watch(self, fd: int, what: int, lane: _Lane) -> None:
         before = self._watched.get(fd, 0)

@@ -881,17 +881,10 @@ class Protocol:
 
     def next_exchange(self) -> bool:
         """Begin the next request and response if the connection is `reusable`; whether it is."""
-        if (
-            self.their_state is DONE
-            and self.our_state is DONE
-            and self._our_keep_alive
-            and self._their_keep_alive
-            and not self._eof
-            and self._position >= len(self._buffer)
-        ):
-            self._begin_anew()
-            return True
-        return False
+        if not self.reusable:
+            return False
+        self._begin_anew()
+        return True
 
     def next_message(self) -> None:
         """Begin the next request and response.

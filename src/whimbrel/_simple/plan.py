@@ -26,6 +26,7 @@ class Ready(NamedTuple):
     plan: Plan
     bucket: Bucket
     head: bytes
+    """Of a request that is no more than a head; any other's is made when it is sent."""
 
 
 class Plan:
@@ -94,8 +95,9 @@ class Plan:
         return f"{self._method} {target} HTTP/1.1\r\n{host}{self._tail}{more}\r\n".encode("latin-1")
 
     def ready(self, pool: Pool, exchange: Exchange) -> Ready:
-        """All that a request without a body needs. A shared exchange remembers it."""
-        found = Ready(self, self.bucket(pool, exchange), self.head(exchange))
+        """All that is known before it is sent. A shared exchange remembers it."""
+        head = self.head(exchange) if self.is_plain else b""
+        found = Ready(self, self.bucket(pool, exchange), head)
         if exchange.shared:
             exchange.memo = found
         return found
