@@ -26,6 +26,8 @@ from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
+from whimbrel._busy_poll import BusyPoll
+
 SHARE = 32
 """Descriptors that are served in one turn of the loop."""
 SHARE_SECONDS = 0.003
@@ -44,10 +46,22 @@ class Watcher(Protocol):
 class Readiness:
     """Descriptors in an epoll of their own, with the methods that a loop has for them."""
 
-    __slots__ = ("__weakref__", "_closed", "_epoll", "_found", "_loop", "_readers", "_writers")
+    __slots__ = (
+        "__weakref__",
+        "_busy_poll",
+        "_closed",
+        "_epoll",
+        "_found",
+        "_loop",
+        "_readers",
+        "_writers",
+        "expect",
+    )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, busy_poll: float = 0.0) -> None:
         self._loop = loop
+        self._busy_poll = BusyPoll(loop, busy_poll, self._look)
+        self.expect = self._busy_poll.expect
         self._readers: dict[int, Callable[[], object]] = {}
         self._writers: dict[int, Callable[[], object]] = {}
         self._found: dict[int, int] = {}  # ready, and not served yet
@@ -137,6 +151,18 @@ class Readiness:
         """
         return [] if self._epoll is None else self._epoll.poll(0, most)
 
+    def _look(self) -> bool:
+        """Serve what is ready; tell whether anything was."""
+        if not self._found:
+            if self._epoll is None:
+                return False
+            ready = self._epoll.poll(0, SHARE)
+            if not ready:
+                return False
+            self._found.update(ready)
+        self._serve()
+        return True
+
     def _serve(self) -> None:
         """Call whoever wants to know of what is ready, as far as this turn's share goes."""
         found = self._found
@@ -144,7 +170,10 @@ class Readiness:
             assert self._epoll is not None
             found.update(self._epoll.poll(0, SHARE))
         readers, writers = self._readers, self._writers
-        end = monotonic() + SHARE_SECONDS
+        now = monotonic()
+        if found and self._busy_poll.since:
+            self._busy_poll.arrived(now)
+        end = now + SHARE_SECONDS
         while found:
             fd, events = found.popitem()
             # An error, or the end, is for both to find.
@@ -174,6 +203,7 @@ class Readiness:
     def abandon(self) -> None:
         """As `close`, without a word to the loop, whose epoll is the parent's after a fork."""
         self._closed = True
+        self._busy_poll.close()
         self._readers.clear()
         self._writers.clear()
         self._found.clear()
@@ -194,6 +224,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def watcher_of(loop: asyncio.AbstractEventLoop) -> Readiness | None:
+def watcher_of(loop: asyncio.AbstractEventLoop, busy_poll: float) -> Readiness | None:
     """A `Readiness` where the platform has what it takes, else None: the loop will do."""
-    return Readiness(loop) if hasattr(select, "epoll") else None
+    return Readiness(loop, busy_poll) if hasattr(select, "epoll") else None

@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from whimbrel import _loops
 from whimbrel._backends import BACKENDS
+from whimbrel._busy_poll import DEFAULT_SECONDS, busy_poll_seconds
 from whimbrel._loops import PrivateLoop, clock_of, current_loop, current_or_new_loop
 from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
 from whimbrel._policy.decoding import is_decodable
@@ -1368,6 +1369,10 @@ class AsyncHTTPClient(Configurable):
         (host, port), to connect to instead. TLS and the Host field keep the URL's.
     :param resolver: an object whose ``resolve(host, port, family)`` returns, or returns an
         awaitable of, ``[(family, sockaddr), …]``.
+    :param float busy_poll: seconds, at most 1, for which the loop may look for an answer again and
+        again instead of sleeping, as Linux does with ``SO_BUSY_POLL``. Only after answers that came
+        as fast as that, and everything else on the loop goes on meanwhile. 0.0001; 0 never does.
+        Without epoll it is always 0.
     """
 
     _instance_of_loop = "_whimbrel_clients"
@@ -1441,6 +1446,7 @@ class AsyncHTTPClient(Configurable):
         max_header_size: int | None = None,
         hostname_mapping: Mapping[Any, Any] | None = None,
         resolver: Resolver | None = None,
+        busy_poll: float = DEFAULT_SECONDS,
     ) -> None:
         """Set up an instance; arguments as for the class. Backends extend it."""
         # First, so that what follows may raise and __del__ still finds its attributes.
@@ -1487,6 +1493,7 @@ class AsyncHTTPClient(Configurable):
         self._jar = make_jar(cookies)
         self._cookie_header = None if self._jar is None else self._cookies_for
         self._address_book = address_book(hostname_mapping, resolver)
+        self.busy_poll = busy_poll_seconds(busy_poll)
         self._closed = False
 
     @property

@@ -34,6 +34,7 @@ SIMPLE = "whimbrel._simple"
 TESTING = "whimbrel.testing"
 BACKENDS = "whimbrel._backends"
 READINESS = "whimbrel._readiness"
+BUSY_POLL = "whimbrel._busy_poll"
 
 # Module, or package for all that is in it -> what of ours it may import.
 LAYERS: dict[str, set[str]] = {
@@ -44,9 +45,10 @@ LAYERS: dict[str, set[str]] = {
     "whimbrel._streaming": set(),
     MEMORY: set(),
     "whimbrel._deadlines": set(),
-    READINESS: set(),
+    BUSY_POLL: set(),
+    READINESS: {BUSY_POLL},
     "whimbrel._curl": set(),
-    "whimbrel._curl.driver": {"whimbrel._loops"},
+    "whimbrel._curl.driver": {BUSY_POLL, "whimbrel._loops"},
     CAPABILITIES: set(),
     # Pure decisions.
     HTTPUTIL: {"whimbrel.util"},
@@ -57,6 +59,7 @@ LAYERS: dict[str, set[str]] = {
     # The contract and the pipeline.
     CONTRACT: {
         BACKENDS,
+        BUSY_POLL,
         POLICY,
         HTTPUTIL,
         "whimbrel._loops",

@@ -39,6 +39,7 @@ from typing import Any
 
 import pycurl
 
+from whimbrel._busy_poll import BusyPoll
 from whimbrel._loops import clock_of
 
 Done = Callable[[int, str], None]
@@ -117,6 +118,7 @@ class Driver:
         *,
         use_epoll: bool | None = None,
         max_connections: int | None = None,
+        busy_poll: float = 0.0,
     ) -> None:
         self._loop = loop
         self._on_idle_event = on_idle_event
@@ -140,6 +142,7 @@ class Driver:
         self._poller: _EpollPoller | _LoopPoller = (_EpollPoller if use_epoll else _LoopPoller)(
             loop, self._before_serving, self._action, self._on_batch, self._note_broken
         )
+        self._poller.stay_awake(busy_poll)
         self._clock = clock_of(loop)
         self._lane_numbers = count()
         self._lanes: list[_Lane] = []
@@ -254,6 +257,7 @@ class Driver:
     def abandon(self) -> None:
         """Forget everything without touching a shared socket: for the child of a fork."""
         self._closed = True
+        self._poller.stay_awake(0.0)
         self._transfers.clear()
         # Whatever libcurl does to these from now on, at the exit of the interpreter for one, must
         # not reach the peer (a TLS close_notify would). And while the child held the sockets as
@@ -310,6 +314,7 @@ class Driver:
             self._starts_at_once = False
         for lane in list(self._soon_lanes):
             self._run_soon(lane)
+        self._poller.expect(monotonic())
 
     def _discard(self, easy: pycurl.Curl) -> None:
         if easy in self._attached:
@@ -487,9 +492,7 @@ class Driver:
             if self._closed:
                 return
             self._action(lane, pycurl.SOCKET_TIMEOUT, 0)
-        if not self._closed:
-            self._reap()
-            self._after()
+        self._on_batch([])
 
     def _ring(self, lane: _Lane) -> None:
         lane.alarm = None
@@ -515,6 +518,8 @@ class Driver:
         if not self._closed:
             self._reap()
             self._after()
+            if self._attached:
+                self._poller.expect(monotonic())
 
     def _fail_broken(self) -> None:
         broken, self._broken = self._broken, []
@@ -602,6 +607,12 @@ class _Poller:
         """No transfer is on a socket any more; it may be closed the next moment."""
         raise NotImplementedError
 
+    def stay_awake(self, seconds: float) -> None:
+        """Set for how long `expect` may keep the loop from sleeping; 0 ends it."""
+
+    def expect(self, now: float) -> None:
+        """Something is about to be ready: see `whimbrel._busy_poll`."""
+
 
 class _EpollPoller(_Poller):
     """All of libcurl's sockets behind one fd, which the loop reads."""
@@ -630,6 +641,14 @@ class _EpollPoller(_Poller):
         self._reborn: set[int] = set()
         # Made for the first socket: that there is no descriptor left for it is that one's failure.
         self._epoll: select.epoll | None = None
+        self._busy_poll = BusyPoll(self._loop, 0.0, self._serve_more)
+
+    def stay_awake(self, seconds: float) -> None:
+        self._busy_poll.close()
+        self._busy_poll = BusyPoll(self._loop, seconds, self._serve_more)
+
+    def expect(self, now: float) -> None:
+        self._busy_poll.expect(now)
 
     def _open(self) -> None:
         epoll = select.epoll()
@@ -739,13 +758,25 @@ class _EpollPoller(_Poller):
             self._on_batch(idle)
         return len(ready)
 
+    def _serve_more(self) -> bool:
+        """Serve the sockets that are ready; tell whether any is."""
+        if not self._found:
+            self._find(SHARE)
+        if not self._found:
+            return False
+        self._serve()
+        return True
+
     def _serve(self) -> None:
         """Serve the sockets that are ready, as far as this turn's share goes."""
         self._before_serving()
         found = self._found
         if not found:
             self._find(SHARE)
-        end = monotonic() + SHARE_SECONDS
+        now = monotonic()
+        if found and self._busy_poll.since:
+            self._busy_poll.arrived(now)
+        end = now + SHARE_SECONDS
         for fd in tuple(islice(found, SHARE)):
             events = found.pop(fd, None)
             if events is None:
@@ -809,6 +840,7 @@ class _EpollPoller(_Poller):
         self._lanes = {}
 
     def close(self) -> None:
+        self.stay_awake(0.0)
         if self._epoll is not None and self._loop.is_closed():
             self._epoll.close()
             self._epoll = None

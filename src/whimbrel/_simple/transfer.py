@@ -179,6 +179,8 @@ class Transfer:
                     plan.profile.method, NONE, keep_alive=plan.keep_alive
                 )
                 connection.stream.push(self._request_head)
+                if self._owner._watcher is not None:
+                    self._owner._watcher.expect(self._sent)
         except StreamClosedError as error:
             # Its end is known, and not to us: from the loop, where a failure may be told.
             self._owner._transfer_loop.call_soon(self._lost, connection, error)
