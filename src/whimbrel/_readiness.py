@@ -172,7 +172,7 @@ class Readiness:
         readers, writers = self._readers, self._writers
         now = monotonic()
         if found and self._busy_poll.since:
-            self._busy_poll.arrived(now)
+            self._busy_poll.arrived(now, len(found))
         end = now + SHARE_SECONDS
         while found:
             fd, events = found.popitem()

@@ -784,7 +784,7 @@ class _EpollPoller(_Poller):
             self._find(SHARE)
         now = monotonic()
         if found and self._busy_poll.since:
-            self._busy_poll.arrived(now)
+            self._busy_poll.arrived(now, len(found))
         end = now + SHARE_SECONDS
         for fd in tuple(islice(found, SHARE)):
             events = found.pop(fd, None)
