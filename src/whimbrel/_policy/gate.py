@@ -12,7 +12,9 @@ from typing import Protocol
 from whimbrel._deadlines import Deadlines
 
 SHARE = 32
-"""Fetches that go ahead in one turn of the loop, while none comes to its end."""
+"""Fetches that go ahead in one turn of the loop, beyond those that follow one that has ended."""
+_CREDIT = -96
+"""Of many that end in one turn, as HTTP/2 streams do, so many are followed at once."""
 
 
 class Entrant(Protocol):
@@ -35,7 +37,8 @@ class Gate:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
         self._loop = loop
-        self._fresh = 0  # went ahead since a turn is known to have passed
+        # Went ahead since a turn is known to have passed; below 0, so many more may.
+        self._fresh = 0
         self._next_turn: asyncio.Handle | None = None
         self.limit = limit
         self.active = 0
@@ -65,7 +68,11 @@ class Gate:
 
     def leave(self) -> None:
         """Give a slot back; the longest waiting entrant gets it at once."""
-        self._fresh = 0  # what ended took turns: nothing needs to count them
+        fresh = self._fresh
+        if fresh > 0:
+            self._fresh = 0  # what ended took turns: nothing needs to count them
+        elif fresh > _CREDIT:
+            self._fresh = fresh - 1
         if self.waiting:
             self._admit()
         else:
