@@ -7,6 +7,7 @@ few go ahead in each turn of the loop, so that it does not stand still for all o
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Protocol
 
 from whimbrel._deadlines import Deadlines
@@ -42,7 +43,8 @@ class Gate:
         self._next_turn: asyncio.Handle | None = None
         self.limit = limit
         self.active = 0
-        self.waiting: dict[Entrant, None] = {}
+        # Not a dict, in which the way to the first gets longer with each one that is taken out.
+        self.waiting: OrderedDict[Entrant, None] = OrderedDict()
         self._deadlines: Deadlines[Entrant] = Deadlines(loop, self._expire)
 
     def enter(self) -> bool:
@@ -79,8 +81,8 @@ class Gate:
             self.active -= 1
 
     def _admit(self) -> None:
-        entrant = next(iter(self.waiting))
-        self.withdraw(entrant)
+        entrant, _ = self.waiting.popitem(last=False)
+        self._deadlines.discard(entrant)
         entrant.admitted()
 
     def _go_on(self) -> None:
