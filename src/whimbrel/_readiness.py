@@ -27,6 +27,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from whimbrel._busy_poll import BusyPoll
+from whimbrel._wakeups import Wakeups
 
 # Where there is no epoll, nothing of this is used.
 _IN, _OUT = getattr(select, "EPOLLIN", 1), getattr(select, "EPOLLOUT", 4)
@@ -47,7 +48,11 @@ class Watcher(Protocol):
 
 
 class Readiness:
-    """Descriptors in an epoll of their own, with the methods that a loop has for them."""
+    """Descriptors in an epoll of their own, with the methods that a loop has for them.
+
+    :param busy_poll: see `whimbrel._busy_poll`.
+    :param wakeups: what the served bring about, and what ends with them; None is nothing.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -57,12 +62,19 @@ class Readiness:
         "_found",
         "_loop",
         "_readers",
+        "_wakeups",
         "_writers",
         "expect",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, busy_poll: float = 0.0) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        busy_poll: float = 0.0,
+        wakeups: Wakeups | None = None,
+    ) -> None:
         self._loop = loop
+        self._wakeups = wakeups
         self._busy_poll = BusyPoll(loop, busy_poll, self._look)
         self.expect = self._busy_poll.expect
         self._readers: dict[int, Callable[[], object]] = {}
@@ -172,9 +184,22 @@ class Readiness:
         if not found:
             assert self._epoll is not None
             found.update(self._epoll.poll(0, SHARE))
+            if not found:
+                return
+        wakeups = self._wakeups
+        if wakeups is None:
+            self._call_who_waits(found)
+            return
+        wakeups.begin_turn()
+        try:
+            self._call_who_waits(found)
+        finally:
+            wakeups.end_turn()
+
+    def _call_who_waits(self, found: dict[int, int]) -> None:
         readers, writers = self._readers, self._writers
         now = monotonic()
-        if found and self._busy_poll.since:
+        if self._busy_poll.since:
             self._busy_poll.arrived(now, len(found))
         end = now + SHARE_SECONDS
         while found:
@@ -224,6 +249,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def watcher_of(loop: asyncio.AbstractEventLoop, busy_poll: float) -> Readiness | None:
+def watcher_of(
+    loop: asyncio.AbstractEventLoop, busy_poll: float, wakeups: Wakeups
+) -> Readiness | None:
     """A `Readiness` where the platform has what it takes, else None: the loop will do."""
-    return Readiness(loop, busy_poll) if hasattr(select, "epoll") else None
+    return Readiness(loop, busy_poll, wakeups) if hasattr(select, "epoll") else None

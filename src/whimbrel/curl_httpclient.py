@@ -66,6 +66,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
             use_epoll=self._use_epoll,
             max_connections=max(100, 2 * self.max_clients),
             busy_poll=self.busy_poll,
+            wakeups=self._wakeups,
         )
 
     @takes_shared

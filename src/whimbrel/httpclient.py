@@ -1667,9 +1667,9 @@ class AsyncHTTPClient(Configurable):
                     " a loop the current one first (asyncio.set_event_loop)"
                 )
             loop = current_or_new_loop()
+        self._wakeups = Wakeups(loop)
         self.open_on(loop)
         self._gate = Gate(loop, self.max_clients)
-        self._wakeups = Wakeups(loop)
         self._clock = clock_of(loop)
         self._loop = loop  # bound now: what fails before may be tried again
         return loop

@@ -52,7 +52,8 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
                 header_block=self.max_header_size,
                 start_line=min(LIMITS.start_line, self.max_header_size),
             )
-        self._watcher = watcher_of(loop, self.busy_poll)
+        assert self._wakeups is not None
+        self._watcher = watcher_of(loop, self.busy_poll, self._wakeups)
         self._pool = Pool(loop, max(100, 2 * self.max_clients), self._watcher)
         self._deadlines = Deadlines(loop, Transfer.expired, linger=_LINGER)
         self._resolver = Resolver()

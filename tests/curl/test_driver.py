@@ -24,6 +24,7 @@ import pytest
 from conftest import Baseline, StrayLogs
 from whimbrel._curl import driver
 from whimbrel._curl.driver import FAILED, Driver, _EpollPoller, _Lane
+from whimbrel._wakeups import Wakeups
 from whimbrel.testing import localhost_context
 from whimbrel.testing.scripted import (
     Peer,
@@ -554,6 +555,7 @@ async def test_rule_3_an_idle_socket_is_not_watched_for_writing(
         lambda lane, fd, mask: ready.append((fd, mask)),
         idle.extend,
         lambda lane, fd: None,
+        Wakeups(loop),
     )
     here, there = socket.socketpair()
 

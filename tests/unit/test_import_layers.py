@@ -35,6 +35,7 @@ TESTING = "whimbrel.testing"
 BACKENDS = "whimbrel._backends"
 READINESS = "whimbrel._readiness"
 BUSY_POLL = "whimbrel._busy_poll"
+WAKEUPS = "whimbrel._wakeups"
 
 # Module, or package for all that is in it -> what of ours it may import.
 LAYERS: dict[str, set[str]] = {
@@ -43,13 +44,13 @@ LAYERS: dict[str, set[str]] = {
     "whimbrel.util": set(),
     "whimbrel._loops": set(),
     "whimbrel._streaming": set(),
-    "whimbrel._wakeups": set(),
     MEMORY: set(),
     "whimbrel._deadlines": set(),
     BUSY_POLL: set(),
-    READINESS: {BUSY_POLL},
+    WAKEUPS: set(),
+    READINESS: {BUSY_POLL, WAKEUPS},
     "whimbrel._curl": set(),
-    "whimbrel._curl.driver": {BUSY_POLL, "whimbrel._loops"},
+    "whimbrel._curl.driver": {BUSY_POLL, WAKEUPS, "whimbrel._loops"},
     CAPABILITIES: set(),
     # Pure decisions.
     HTTPUTIL: {"whimbrel.util"},
@@ -66,7 +67,7 @@ LAYERS: dict[str, set[str]] = {
         "whimbrel._loops",
         "whimbrel._streaming",
         "whimbrel._version",
-        "whimbrel._wakeups",
+        WAKEUPS,
         "whimbrel.util",
     },
     "whimbrel": {"whimbrel._version"},

@@ -49,6 +49,46 @@ async def test_what_a_callback_brings_about_has_its_turn_later() -> None:
     assert seen == ["first", "between", "second"]
 
 
+async def test_who_waits_for_what_comes_in_a_turn_is_called_at_its_end() -> None:
+    loop = asyncio.get_running_loop()
+    wakeups = Wakeups(loop)
+    future = loop.create_future()
+    context = contextvars.copy_context()
+    seen: list[str] = []
+
+    def first(_: object) -> None:
+        seen.append("first")
+        wakeups.add(future, [(lambda _: seen.append("second"), context)])
+
+    wakeups.begin_turn()
+    wakeups.add(future, [(first, context)])
+    await _turn()
+    assert seen == []
+    wakeups.end_turn()
+    assert seen == ["first"]  # and what that brought about has its turn later
+    await _turn()
+    assert seen == ["first", "second"]
+    wakeups.begin_turn()
+    wakeups.end_turn()
+    await _turn()
+    assert seen == ["first", "second"]
+
+
+async def test_nobody_overtakes_those_who_wait_already() -> None:
+    loop = asyncio.get_running_loop()
+    wakeups = Wakeups(loop)
+    future = loop.create_future()
+    context = contextvars.copy_context()
+    seen: list[str] = []
+    wakeups.add(future, [(lambda _: seen.append("before"), context)])
+    wakeups.begin_turn()
+    wakeups.add(future, [(lambda _: seen.append("in it"), context)])
+    wakeups.end_turn()
+    assert seen == []
+    await _turn()
+    assert seen == ["before", "in it"]
+
+
 async def test_each_runs_in_its_own_context() -> None:
     loop = asyncio.get_running_loop()
     wakeups = Wakeups(loop)

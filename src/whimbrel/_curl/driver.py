@@ -43,6 +43,7 @@ import pycurl
 
 from whimbrel._busy_poll import BusyPoll
 from whimbrel._loops import clock_of
+from whimbrel._wakeups import Wakeups
 
 Done = Callable[[int, str], None]
 
@@ -113,6 +114,8 @@ class Driver:
     :param on_idle_event: called with the fd of an idle connection that became readable, that is:
         was closed, or sent what nobody asked for.
     :param use_epoll: False takes ``loop.add_reader`` per socket; None takes epoll where it is.
+    :param busy_poll: see `whimbrel._busy_poll`.
+    :param wakeups: what ends with the sockets that are served in a turn.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class Driver:
         use_epoll: bool | None = None,
         max_connections: int | None = None,
         busy_poll: float = 0.0,
+        wakeups: Wakeups | None = None,
     ) -> None:
         self._loop = loop
         self._on_idle_event = on_idle_event
@@ -144,7 +148,12 @@ class Driver:
         if use_epoll is None:
             use_epoll = hasattr(select, "epoll")
         self._poller: _EpollPoller | _LoopPoller = (_EpollPoller if use_epoll else _LoopPoller)(
-            loop, self._before_serving, self._action, self._on_batch, self._note_broken
+            loop,
+            self._before_serving,
+            self._action,
+            self._on_batch,
+            self._note_broken,
+            wakeups or Wakeups(loop),
         )
         self._poller.stay_awake(busy_poll)
         self._clock = clock_of(loop)
@@ -593,12 +602,14 @@ class _Poller:
         on_ready: Callable[[_Lane, int, int], object],
         on_batch: Callable[[list[int]], None],
         on_broken: Callable[[_Lane, int], None],
+        wakeups: Wakeups,
     ) -> None:
         self._loop = loop
         self._before_serving = before_serving
         self._on_ready = on_ready
         self._on_batch = on_batch
         self._on_broken = on_broken
+        self._wakeups = wakeups
 
     def on_socket(
         self, lane: _Lane, what: int, fd: int, multi: pycurl.CurlMulti, data: Any
@@ -782,8 +793,18 @@ class _EpollPoller(_Poller):
         found = self._found
         if not found:
             self._find(SHARE)
+            if not found:
+                return
+        self._wakeups.begin_turn()
+        try:
+            self._act(found)
+            self._on_batch([])
+        finally:
+            self._wakeups.end_turn()
+
+    def _act(self, found: dict[int, int]) -> None:
         now = monotonic()
-        if found and self._busy_poll.since:
+        if self._busy_poll.since:
             self._busy_poll.arrived(now, len(found))
         end = now + SHARE_SECONDS
         for fd in tuple(islice(found, SHARE)):
@@ -803,7 +824,6 @@ class _EpollPoller(_Poller):
                 self._on_ready(self._lanes[fd], fd, mask)
             if monotonic() > end:
                 break
-        self._on_batch([])
 
     def _is_ready(self, fd: int, events: int) -> bool:
         """Whether the open socket `fd` has `events`, not a closed one of the same number."""

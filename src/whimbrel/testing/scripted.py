@@ -383,7 +383,9 @@ class Peer:
 
     def _abort(self) -> None:
         if hasattr(self._wire, "transport"):
-            self._wire.transport.abort()
+            # A transport that ended while it sent its last does not take an abort any more.
+            if not self._wire.lost:
+                self._wire.transport.abort()
         elif not self._started:
             self._sock.close()  # nothing else knows it yet
 
