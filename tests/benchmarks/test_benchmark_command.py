@@ -185,6 +185,16 @@ def test_quick_says_what_it_leaves_out() -> None:
     assert "- clients: --quick leaves out whimbrel curl, uvloop; " in done.stdout
 
 
+def test_quick_begins_nothing_when_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "QUICK_ENDS", -1.0)
+    assert command.main(["--quick", *scenarios("get-1", "import"), "--own-server"]) == 0
+    said = capsys.readouterr().out
+    assert "- get-1: --quick had no time left for it" in said
+    assert "- import: --quick had no time left for it" in said
+
+
 def test_quick_is_less_of_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it measures something, that is a part of what is measured without it."""
     for scenario in SCENARIOS.values():
