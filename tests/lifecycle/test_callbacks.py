@@ -45,6 +45,10 @@ def _raising(error: BaseException) -> dict[str, dict[str, Any]]:
         yield b"some of it"
         raise error
 
+    def generator() -> Any:
+        yield b"some of it"
+        raise error
+
     def future(*arguments: Any) -> asyncio.Future[None]:
         made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         made.set_exception(error)

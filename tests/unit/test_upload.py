@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from whimbrel._policy.exchange import prepare
-from whimbrel._upload import Upload
+from whimbrel._upload import upload_of
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -22,7 +22,7 @@ class Rig:
         self.failures: list[BaseException] = []
         self.woken = 0
         options = {"url": "http://h/", "method": "PUT", "user_agent": "", **options}
-        self.upload = Upload(
+        self.upload = upload_of(
             asyncio.get_running_loop(),
             prepare({"max_body_size": 0, **options}),
             self._wake,
@@ -32,12 +32,17 @@ class Rig:
     def _wake(self) -> None:
         self.woken += 1
 
+    def take(self, size: int) -> bytes | None:
+        """What there is, joined; None and b"" mean what None and [] do."""
+        pieces = self.upload.take(size)
+        return None if pieces is None else b"".join(pieces)
+
     async def rest(self) -> bytes:
         """Take as a backend does: until the end, waiting where there is nothing yet."""
         pieces: list[bytes] = []
         while True:
             before = self.woken
-            piece = self.upload.take(65536)
+            piece = self.take(65536)
             if piece is None:
                 while self.woken == before:  # noqa: ASYNC110
                     await asyncio.sleep(0)
@@ -107,9 +112,9 @@ async def test_a_producer_that_outlives_a_rewind(end: str) -> None:
         await write(b"new")
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await _turns()
-    assert rig.upload.take(100) == b"old"
+    assert rig.take(100) == b"old"
     assert rig.upload.rewind()
     assert await rig.rest() == b"new"
     assert last_deeds == 1
@@ -130,14 +135,14 @@ async def test_stopped_for_good() -> None:
             ended.set()
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await _turns()
     assert not rig.upload.stopped
     rig.upload.cancel()
     rig.upload.cancel()
     assert rig.upload.stopped
     tasks = asyncio.all_tasks()
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     assert asyncio.all_tasks() == tasks
     await ended.wait()
     await _turns()
@@ -164,7 +169,7 @@ async def test_a_producer_that_outlives_the_exchange(end: str) -> None:
                 refused.append(str(caught.value))
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await _turns()
     rig.upload.cancel()
     await over.wait()
@@ -182,7 +187,7 @@ async def test_a_producer_that_is_cancelled_inside() -> None:
         raise asyncio.CancelledError
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await _turns()
     assert [type(failure) for failure in rig.failures] == [asyncio.CancelledError]
 
@@ -195,7 +200,7 @@ async def test_cancelled_by_another_hand() -> None:
 
     rig = Rig(body_producer=produce)
     others = asyncio.all_tasks()
-    rig.upload.take(100)
+    rig.take(100)
     (task,) = asyncio.all_tasks() - others
     await _turns()
     task.cancel()
@@ -214,13 +219,13 @@ async def test_back_pressure_between_producer_and_backend() -> None:
             done.append(number)
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(1) is None
+    assert rig.take(1) is None
     await _turns()
     assert done == [0]
-    assert rig.upload.take(10) == b"x" * 10
+    assert rig.take(10) == b"x" * 10
     await _turns()
     assert done == [0]
-    assert rig.upload.take(80_000) == b"x" * 80_000
+    assert rig.take(80_000) == b"x" * 80_000
     await _turns()
     assert done == [0, 1]
     assert await rig.rest() == b"x" * 559_990
@@ -241,7 +246,7 @@ async def test_writes_that_wait_together() -> None:
         await asyncio.gather(one("a"), one("b"))
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(1) is None
+    assert rig.take(1) is None
     await _turns()
     assert done == []
     assert len(await rig.rest()) == 800_000
@@ -277,11 +282,11 @@ async def test_a_large_chunk_is_not_copied_at_every_take() -> None:
         await write(bytes(64 * 1024 * 1024))
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(1) is None
+    assert rig.take(1) is None
     await _turns()
     size = 0
     begun = time.process_time()
-    while piece := rig.upload.take(16384):
+    while piece := rig.take(16384):
         size += len(piece)
         if size == 64 * 1024 * 1024:
             await _turns()
@@ -299,10 +304,10 @@ async def test_pieces_of_any_size() -> None:
 
     for size in (1, 7, 99, 100, 101, 250, 5000):
         rig = Rig(body_producer=produce)
-        assert rig.upload.take(size) is None
+        assert rig.take(size) is None
         await _turns(20)
         got = b""
-        while piece := rig.upload.take(size):
+        while piece := rig.take(size):
             assert 0 < len(piece) <= size
             got += piece
         assert got == body
@@ -316,12 +321,12 @@ async def test_chunks_that_wait_are_taken_together() -> None:
             await write(chunk)
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(1) is None
+    assert rig.take(1) is None
     await _turns()
-    assert rig.upload.take(13) == b"one two "
-    assert rig.upload.take(3) == b"thr"
-    assert rig.upload.take(100) == b"ee four"
-    assert rig.upload.take(100) == b""
+    assert rig.take(13) == b"one two "
+    assert rig.take(3) == b"thr"
+    assert rig.take(100) == b"ee four"
+    assert rig.take(100) == b""
 
 
 async def test_woken_once_for_each_wait() -> None:
@@ -337,25 +342,25 @@ async def test_woken_once_for_each_wait() -> None:
         await steps[2].wait()
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     assert rig.upload.waiting
     steps[0].set()
     await _turns()
     assert (rig.woken, rig.upload.waiting) == (1, False)
-    assert [rig.upload.take(100) for _ in range(2)] == [b"onetwo", None]
+    assert [rig.take(100) for _ in range(2)] == [b"onetwo", None]
     steps[1].set()
     await _turns()
     assert (rig.woken, rig.upload.waiting) == (1, True)
     steps[2].set()
     await _turns()
     assert (rig.woken, rig.upload.waiting) == (2, False)
-    assert rig.upload.take(100) == b""
+    assert rig.take(100) == b""
     assert not rig.upload.unfinished
 
 
 async def test_the_backend_may_take_within_wake() -> None:
     """A backend that sends at once takes the chunk while write() is still running."""
-    taken: list[bytes | None] = []
+    taken: list[bytes] = []
 
     async def produce(write: Write) -> None:
         await write(b"one")
@@ -374,12 +379,12 @@ async def test_the_backend_may_take_within_wake() -> None:
     done = asyncio.Event()
 
     def wake() -> None:
-        while piece := upload.take(100):
-            taken.append(piece)
-        if piece == b"":
+        while pieces := upload.take(100):
+            taken.append(b"".join(pieces))
+        if pieces == []:
             done.set()
 
-    upload = Upload(asyncio.get_running_loop(), exchange, wake, lambda error: None)
+    upload = upload_of(asyncio.get_running_loop(), exchange, wake, lambda error: None)
     assert upload.take(100) is None
     await done.wait()
     assert taken == [b"one", b"two", b"three"]
@@ -402,7 +407,7 @@ async def test_what_a_producer_does_wrong(written: Any, message: str) -> None:
             await asyncio.get_running_loop().create_future()  # it is told in time
 
     rig = Rig(body_producer=produce, headers={"Content-Length": "3"})
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await _turns()
     (failure,) = rig.failures
     assert message in str(failure)
@@ -456,7 +461,7 @@ async def test_an_eager_producer(eager_rig: Callable[..., Rig]) -> None:
         await write(b"two")
 
     rig = eager_rig(body_producer=produce)
-    assert rig.upload.take(100) == b"one "
+    assert rig.take(100) == b"one "
     assert await rig.rest() == b"two"
 
 
@@ -475,7 +480,7 @@ async def test_an_eager_producer_that_ends_its_own_exchange(eager_rig: Callable[
             over.set()
 
     rig = eager_rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await over.wait()
     await _turns()
     assert steps == ["ended the exchange"]
