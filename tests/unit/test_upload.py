@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -422,6 +423,171 @@ async def test_a_producer_that_is_no_coroutine() -> None:
 
     rig = Rig(body_producer=produce)
     assert await rig.rest() == b"all at once"
+
+
+# -- iterables
+
+
+async def test_an_iterable_is_asked_for_what_there_is_room_for() -> None:
+    """Not before there is; what does not fit behind others begins the next piece."""
+    asked: list[int] = []
+
+    def chunks() -> Iterator[bytes]:
+        for number in range(5):
+            asked.append(number)
+            yield b"%d" % number * 10
+
+    rig = Rig(body=chunks())
+    await _turns()
+    assert asked == []
+    assert rig.take(30) == b"0" * 10 + b"1" * 10 + b"2" * 10
+    assert asked == [0, 1, 2]
+    assert rig.take(15) == b"3" * 10
+    assert rig.take(4) == b"4" * 4
+    assert rig.upload.unfinished
+    assert rig.take(100) == b"4" * 6
+    assert not rig.upload.unfinished
+    assert rig.take(100) == b""
+    assert rig.woken == 0
+
+
+async def test_an_iterable_in_pieces_of_any_size() -> None:
+    """Whatever is asked for at a time, the body is the body; and so it is once more."""
+    body = bytes(range(256)) * 40
+    chunks: list[Any] = [body[:100], b"", memoryview(body)[100:5000], bytearray(body[5000:])]
+    rig = Rig(body=chunks)
+    for size in (1, 7, 99, 100, 101, 250, 4900, 100_000):
+        got: list[bytes] = []
+        while piece := rig.take(size):
+            assert 0 < len(piece) <= size
+            got.append(piece)
+        assert b"".join(got) == body
+        assert rig.upload.rewind()
+        rig.take(150)  # of the next run, which is given up
+        assert rig.upload.rewind()
+    assert not rig.failures
+
+
+async def test_many_small_chunks_are_joined() -> None:
+    """Few pieces come of them, in a time that is bounded."""
+    rig = Rig(body=(b"%d" % (n % 10) for n in range(100_000)))
+    got: list[bytes] = []
+    while pieces := rig.upload.take(1_000_000):
+        assert len(pieces) <= 64
+        got += map(bytes, pieces)
+    assert b"".join(got) == b"0123456789" * 10_000
+
+
+async def test_a_slow_iterable_is_asked_once_at_a_time() -> None:
+    """Others on the loop do not wait for more than one of its chunks."""
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(3):
+            time.sleep(0.002)
+            yield b"chunk"
+
+    rig = Rig(body=chunks())
+    assert [rig.take(1000) for _ in range(4)] == [b"chunk", b"chunk", b"chunk", b""]
+
+
+async def test_an_iterable_that_has_nothing_to_give() -> None:
+    """The loop has its turns until it has, or until nobody wants it any more."""
+    nothing = True
+
+    def chunks() -> Iterator[bytes]:
+        while nothing:
+            yield b""
+        yield b"something"
+
+    rig = Rig(body=chunks())
+    assert rig.take(100) is None
+    assert rig.upload.waiting
+    await _turns()
+    assert (rig.woken, rig.upload.waiting) == (1, False)
+    assert rig.take(100) is None
+    nothing = False
+    await _turns()
+    assert rig.woken == 2
+    assert rig.take(100) == b"something"
+    nothing = True
+    rig = Rig(body=chunks())
+    assert rig.take(100) is None
+    rig.upload.cancel()
+    await _turns()
+    assert rig.woken == 0
+    assert rig.take(100) is None
+
+
+async def test_an_iterable_that_raises() -> None:
+    """Whoever takes gets it, as it is."""
+    error = ZeroDivisionError()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"one"
+        raise error
+
+    rig = Rig(body=chunks())
+    with pytest.raises(ZeroDivisionError) as caught:
+        rig.take(100)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("chunks", "message"),
+    [
+        ([b"12", b"3", b"4"], "wrote 4 bytes, but header Content-Length says 3"),
+        ([b"1234"], "wrote 4 bytes, but header Content-Length says 3"),
+        ([b"1", b"2"], "wrote 2 bytes, but header Content-Length says 3"),
+        (["str"], "written as bytes, not str"),
+        ([None], "written as bytes, not NoneType"),
+    ],
+)
+async def test_what_an_iterable_does_wrong(chunks: list[Any], message: str) -> None:
+    """It is noticed before the last byte is given away: libcurl does not ask behind it."""
+    rig = Rig(body=chunks, headers={"Content-Length": "3"})
+    with pytest.raises((ValueError, TypeError), match=message):
+        rig.take(3)
+
+
+async def test_an_iterable_that_ends_its_own_exchange() -> None:
+    """It is not asked again, and what it gave is not sent."""
+    steps: list[str] = []
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            rig.upload.cancel()
+            steps.append("ended the exchange")
+            yield b"one"
+            steps.append("went on")
+        finally:
+            steps.append("was closed")
+
+    rig = Rig(body=chunks())
+    assert rig.take(100) is None
+    assert rig.upload.stopped
+    assert rig.take(100) is None
+    assert "went on" not in steps
+
+
+@pytest.mark.parametrize("kind", ["iterable", "producer"])
+async def test_a_body_is_made_in_the_context_of_the_fetch(kind: str) -> None:
+    """Not in that of whoever happens to take."""
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name")
+
+    def chunks() -> Iterator[bytes]:
+        yield name.get().encode()
+        name.set("changed")
+        yield name.get().encode()
+
+    async def produce(write: Write) -> None:
+        for chunk in chunks():
+            await write(chunk)
+
+    name.set("caller")
+    rig = Rig(body=chunks()) if kind == "iterable" else Rig(body_producer=produce)
+    name.set("other")
+    assert await rig.rest() == b"callerchanged"
+    assert name.get() == "other"
 
 
 # -- eager tasks (Python 3.12)
