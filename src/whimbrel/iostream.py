@@ -62,7 +62,7 @@ _PIECES_AT_ONCE = 16
 # What is sent at once, at most: a system call that is given more goes on for as long as the peer
 # takes it, which was 30 MB in 10 ms. And for how long, in seconds, before others on the loop have
 # their turn.
-_LARGE_SEND = 4 * 1024 * 1024
+_LARGE_SEND = 8 * 1024 * 1024
 _SENDING_SECONDS = 0.002
 
 # Reads in a row before other sockets of the loop have their turn.
