@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from whimbrel.httpclient import HTTPError
+from whimbrel.httpclient import HTTPError, HTTPStreamClosedError
 from whimbrel.testing.scripted import (
     Peer,
     RecordedRequest,
@@ -223,6 +223,24 @@ async def test_an_answer_that_comes_before_the_end(client: Any) -> None:
         assert caught.value.response.body == b"enough"
         before = asked
         assert await settled(lambda: asked, quiet=0.05) == before
+
+
+async def test_a_peer_that_leaves_in_the_middle(client: Any) -> None:
+    """It is not asked for what nobody will get, though it would go on for ever."""
+
+    def chunks() -> Iterator[bytes]:
+        while True:
+            yield bytes(50_000)
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_head()
+        await peer.read_exactly(MB)
+        peer.reset()
+
+    async with ScriptedServer(handler) as server:
+        for _ in range(3):
+            with pytest.raises(HTTPStreamClosedError):
+                await client.fetch(server.url(), method="POST", body=chunks())
 
 
 async def test_it_may_use_the_client(client: Any) -> None:

@@ -15,8 +15,8 @@ from whimbrel._upload import Upload, upload_of
 from whimbrel.iostream import StreamClosedError
 
 _PIECE = 64 * 1024
-"""Bytes: of a body that is sent in one with its head, at most; and of a streamed one, how many
-may wait in the stream when more is asked for."""
+"""Bytes: of a body that is sent in one with its head, at most; and what is asked for at first of a
+streamed one."""
 _MOST_AT_ONCE = 1024 * 1024
 """Bytes of a streamed body that are asked for at a time, while the system takes them at once."""
 _TURN_SECONDS = 0.002
@@ -184,7 +184,7 @@ class Outgoing:
         self._loop.call_soon(self.pump)
 
     def pump(self) -> None:
-        """Send what the producer has, while the stream takes it."""
+        """Send what the caller's code has, while the stream takes all of it at once."""
         upload, connection = self._upload, self._connection
         if upload is None or connection is None or self.expecting:
             return
@@ -192,7 +192,7 @@ class Outgoing:
         self._produced = True
         end = monotonic() + _TURN_SECONDS
         try:
-            while stream.unsent < _PIECE and not stream.closed():
+            while not (stream.unsent or stream.closed()):
                 try:
                     pieces = upload.take(self._at_once)
                 except BaseException as error:  # noqa: BLE001 (it is the caller's, and goes there)
@@ -208,7 +208,7 @@ class Outgoing:
                 if not stream.push_all(http1.encode_pieces(pieces)):
                     self.sending = True
                     self._at_once = _PIECE  # what waits for a slow peer is memory
-                    continue
+                    return  # until it is drained, or lost
                 self._at_once = min(2 * self._at_once, _MOST_AT_ONCE)
                 if monotonic() > end:
                     self._pump_soon()  # the peer takes whatever comes
