@@ -52,10 +52,11 @@ def peak_memory() -> int:
 
 
 async def get(session: Session, task: Task) -> Sample:
-    """Small GETs, so many in flight, for so long; ``urls`` take turns."""
+    """Small GETs, so many in flight, for so long, or ``at_least`` so many for each slot; ``urls``
+    take turns."""
     fetch = _small(session, task)
     await _warm_up(fetch, task)
-    return await _for_seconds(fetch, task["in_flight"], task["seconds"])
+    return await _for_seconds(fetch, task["in_flight"], task["seconds"], task.get("at_least", 1))
 
 
 async def stall(session: Session, task: Task) -> Sample:

@@ -8,7 +8,8 @@ does with SO_BUSY_POLL.
 Rules:
 
 1. Only where it pays: an answer must have come within the time before. After two that are waited
-   for in vain the loop sleeps as ever, until one comes fast again.
+   for in vain the loop sleeps as ever, until one comes fast again. Where many come at once, it has
+   no time to sleep, and a look between its turns would only make the turns longer.
 2. Every few looks everything else on the loop has its turn.
 3. It is never needed: what is not looked for is told of by the loop.
 """
@@ -25,6 +26,7 @@ DEFAULT_SECONDS = 100e-6
 _WAKE_UP = 50e-6  # seconds by which an answer is found later where the loop slept
 _TRIES = 2
 _LOOKS = 8  # a system call of less than a microsecond each
+_MANY = 16
 
 
 def busy_poll_seconds(value: Any) -> float:
@@ -61,22 +63,25 @@ class BusyPoll:
             if self._misses < _TRIES and self._handle is None:
                 self._handle = self._loop.call_soon(self._turn)
 
-    def arrived(self, now: float) -> None:
-        """Something was ready."""
-        if now - self.since < self._limit:
+    def arrived(self, now: float, count: int) -> None:
+        """So many descriptors were ready."""
+        if count > _MANY:
+            self._misses = _TRIES
+        elif now - self.since < self._limit:
             self._misses = 0
         self.since = 0.0
 
     def _turn(self) -> None:
         self._handle = None
+        if not self.since or self._misses >= _TRIES:
+            return  # it came on the loop's own account
         for _ in range(_LOOKS):
             if self._look():
                 return
-        if self.since:
-            if monotonic() - self.since < self._seconds:
-                self._handle = self._loop.call_soon(self._turn)
-            else:
-                self._misses += 1
+        if monotonic() - self.since < self._seconds:
+            self._handle = self._loop.call_soon(self._turn)
+        else:
+            self._misses += 1
 
     def close(self) -> None:
         """Let the loop sleep from now on."""

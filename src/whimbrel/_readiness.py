@@ -28,6 +28,9 @@ from typing import Any, Protocol
 
 from whimbrel._busy_poll import BusyPoll
 
+# Where there is no epoll, nothing of this is used.
+_IN, _OUT = getattr(select, "EPOLLIN", 1), getattr(select, "EPOLLOUT", 4)
+
 SHARE = 32
 """Descriptors that are served in one turn of the loop."""
 SHARE_SECONDS = 0.003
@@ -104,10 +107,10 @@ class Readiness:
         these[fd] = partial(copy_context().run, callback)
         try:
             if fd in those:
-                epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+                epoll.modify(fd, _IN | _OUT)
             else:
                 self._found.pop(fd, None)
-                epoll.register(fd, select.EPOLLIN if these is self._readers else select.EPOLLOUT)
+                epoll.register(fd, _IN if these is self._readers else _OUT)
         except OSError:
             del these[fd]
             raise
@@ -123,7 +126,7 @@ class Readiness:
         assert self._epoll is not None
         try:
             if fd in those:
-                left = select.EPOLLIN if those is self._readers else select.EPOLLOUT
+                left = _IN if those is self._readers else _OUT
                 self._epoll.modify(fd, left)
             else:
                 self._found.pop(fd, None)
@@ -172,27 +175,24 @@ class Readiness:
         readers, writers = self._readers, self._writers
         now = monotonic()
         if found and self._busy_poll.since:
-            self._busy_poll.arrived(now)
+            self._busy_poll.arrived(now, len(found))
         end = now + SHARE_SECONDS
         while found:
             fd, events = found.popitem()
-            # An error, or the end, is for both to find.
-            if events & ~select.EPOLLOUT and (callback := readers.get(fd)) is not None:
-                self._call(callback)
-            if events & ~select.EPOLLIN and (callback := writers.get(fd)) is not None:
-                self._call(callback)
+            try:
+                # An error, or the end, is for both to find.
+                if events & ~_OUT and (callback := readers.get(fd)) is not None:
+                    callback()
+                if events & ~_IN and (callback := writers.get(fd)) is not None:
+                    callback()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 (as a loop does it)
+                self._loop.call_exception_handler(
+                    {"message": "a callback of a descriptor failed", "exception": error}
+                )
             if monotonic() > end:
                 break
-
-    def _call(self, callback: Callable[[], object]) -> None:
-        try:
-            callback()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 (as a loop does it)
-            self._loop.call_exception_handler(
-                {"message": "a callback of a descriptor failed", "exception": error}
-            )
 
     def close(self) -> None:
         """Watch nothing any more. Idempotent."""

@@ -46,7 +46,6 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         super().initialize(**kwargs)
         self._use_epoll = use_epoll
         self._idle: list[Transfer] = []
-        self._busy: set[Transfer] = set()
         self._tunnels: dict[int, tuple[int | None, list[bytes]]] = {}
         # Local ends of HTTP/1 connections that were readable while they idled: what they hold
         # is not the answer to any request (libcurl itself looks only after a second).
@@ -80,7 +79,6 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
             # Half its options are set: not to be used again.
             transfer.easy.close()
             raise
-        self._busy.add(transfer)
         return transfer.abort
 
     def close(self) -> None:
@@ -88,7 +86,6 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
             return
         super().close()
         if self._loop is not None:
-            self._busy.clear()
             self._driver.close()
         for transfer in self._idle:
             transfer.easy.close()
@@ -96,13 +93,6 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         _clients.discard(self)
 
     # For transfers
-
-    def _give_back(self, transfer: Transfer) -> None:
-        self._busy.discard(transfer)
-        self._idle.append(transfer)
-
-    def _forget(self, transfer: Transfer) -> None:
-        self._busy.discard(transfer)
 
     def _remember_tunnel(self, connection: int, code: int | None, lines: list[bytes]) -> None:
         if len(self._tunnels) >= self._remembered:

@@ -41,6 +41,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextvars import Context, copy_context
 from io import BytesIO
 from threading import get_ident
 from time import time
@@ -64,6 +65,7 @@ from whimbrel._policy.urls import URL, parse_url, redact
 from whimbrel._policy.values import byte_limit, fault_of_callback, flag
 from whimbrel._streaming import ChunkQueue
 from whimbrel._version import __version__
+from whimbrel._wakeups import Callbacks, Wakeups
 from whimbrel.httputil import HTTPHeaders, responses
 from whimbrel.util import Configurable
 
@@ -396,12 +398,12 @@ class HTTPRequest:
         self.start_time = time()
 
     @classmethod
-    def _plain(cls, url: str) -> HTTPRequest:
+    def _plain(cls, url: str, start_time: float) -> HTTPRequest:
         """``HTTPRequest(url)``, without looking at forty parameters that were not given."""
         request = cls.__new__(cls)
         request.url = url
         request.method = "GET"
-        request.start_time = time()
+        request.start_time = start_time
         return request
 
     # Instances store under these names what was given; a read of the rest finds None here.
@@ -549,7 +551,8 @@ class HTTPResponse:
 
     # Slots, because one is made for every request. What was never set is answered by __getattr__:
     # a default, or what is worked out on demand, from what a backend leaves for later: the final
-    # header block, as it came (_block) or cut into lines (_lines), and timings (_times).
+    # header block, as it came (_block) or cut into lines (_lines), timings (_times), and the URL
+    # that was all there was to the request (_url).
     __slots__ = (
         "__dict__",
         "__weakref__",
@@ -557,6 +560,7 @@ class HTTPResponse:
         "_decoded",
         "_lines",
         "_times",
+        "_url",
         "body",
         "buffer",
         "code",
@@ -585,6 +589,7 @@ class HTTPResponse:
     _decoded: bool
     _lines: Sequence[bytes]
     _times: tuple[float, ...] | None
+    _url: str
 
     request: HTTPRequest
     code: int
@@ -693,6 +698,9 @@ class HTTPResponse:
     def __reduce_ex__(self, protocol: Any) -> Any:
         return super().__reduce_ex__(max(int(protocol), 2))  # the first that knows slots
 
+    def _make_request(self) -> HTTPRequest:
+        return HTTPRequest._plain(self._url, self.start_time or 0.0)
+
     def _find_reason(self) -> str:
         if self._lines:
             parts = self._lines[0].rstrip(b"\r\n").split(b" ", 2)
@@ -770,6 +778,7 @@ _ON_DEMAND: dict[str, Callable[[HTTPResponse], Any]] = {
     "buffer": lambda response: BytesIO(response.body),
     "headers": HTTPResponse._parse_headers,
     "reason": HTTPResponse._find_reason,
+    "request": HTTPResponse._make_request,
     "time_info": HTTPResponse._name_times,
 }
 """And what is worked out at the first look."""
@@ -905,6 +914,10 @@ class _Stream:
 # The pipeline
 
 
+_init_future = asyncio.Future.__init__
+_set_result = asyncio.Future.set_result
+
+
 class _Fetch(asyncio.Future[HTTPResponse]):
     """One `fetch()`: the future that the caller awaits, and the state behind it.
 
@@ -915,6 +928,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
     # Not the names of asyncio.Future's own attributes (_callbacks, _state, _result, …).
     __slots__ = (
         "_abort",
+        "_asked",
         "_client",
         "_clock",
         "_deadline",
@@ -926,9 +940,9 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         "_options",
         "_queued",
         "_raises",
-        "_request",
         "_sink",
         "_started",
+        "_waiters",
         "_wall",
     )
 
@@ -936,13 +950,14 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self,
         client: AsyncHTTPClient,
         loop: asyncio.AbstractEventLoop,
-        request: HTTPRequest,
+        request: HTTPRequest | str,
         notify: Callable[[HTTPResponse], None] | None,
         raises: bool,
     ) -> None:
-        super().__init__(loop=loop)
+        _init_future(self, loop=loop)
+        self._waiters: Callbacks | None = None
         self._client = client
-        self._request = request
+        self._asked = request
         self._notify = notify
         self._raises = raises
         self._abort: Callable[[], None] | None = None
@@ -954,6 +969,14 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self._wall = time()
         self._clock = clock = client._clock
         self._enqueued = self._started = clock()
+
+    @property
+    def _request(self) -> HTTPRequest:
+        """What was asked for; of a URL alone it is made when somebody wants to see it."""
+        asked = self._asked
+        if isinstance(asked, str):
+            asked = self._asked = HTTPRequest._plain(asked, self._wall)
+        return asked
 
     def begin(self) -> None:
         """Check the request and take a slot, or a place in the queue."""
@@ -1184,7 +1207,11 @@ class _Fetch(asyncio.Future[HTTPResponse]):
     # Outcome
 
     def _finish(self, response: HTTPResponse) -> None:
-        response.request = self._request
+        asked = self._asked
+        if type(asked) is str:
+            response._url = asked
+        else:
+            response.request = self._request
         response.start_time = self._wall
         response.request_time = self._clock() - self._started
         response.queue_time = self._started - self._enqueued
@@ -1202,7 +1229,9 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             elif error is not None and self._raises:
                 self.set_exception(error)
             else:
-                self.set_result(response)
+                _set_result(self, response)
+                if self._waiters is not None:
+                    self._wake(self._waiters)
         self._release()
 
     def _fail(self, error: BaseException) -> None:
@@ -1258,13 +1287,52 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             else:
                 gate.leave()
 
+    # The future
+
     def cancel(self, msg: Any = None) -> bool:
         """Abort the exchange at once, free its slot, and cancel the future."""
         if self.done():
             return False
         cancelled = super().cancel(msg)
+        if self._waiters is not None:
+            self._wake(self._waiters)
         self._release()
         return cancelled
+
+    def set_result(self, result: HTTPResponse) -> None:
+        super().set_result(result)
+        if self._waiters is not None:
+            self._wake(self._waiters)
+
+    def set_exception(self, exception: type[BaseException] | BaseException) -> None:
+        super().set_exception(exception)
+        if self._waiters is not None:
+            self._wake(self._waiters)
+
+    def add_done_callback(
+        self, fn: Callable[[Any], object], *, context: Context | None = None
+    ) -> None:
+        if context is None:
+            context = copy_context()
+        if self.done():
+            super().add_done_callback(fn, context=context)
+        elif self._waiters is None:
+            self._waiters = [(fn, context)]
+        else:
+            self._waiters.append((fn, context))
+
+    def remove_done_callback(self, fn: Callable[[Any], object]) -> int:
+        before = self._waiters
+        if before is None:
+            return 0
+        self._waiters = [waiter for waiter in before if waiter[0] != fn]
+        return len(before) - len(self._waiters)
+
+    def _wake(self, waiters: Callbacks) -> None:
+        self._waiters = None
+        wakeups = self._client._wakeups
+        assert wakeups is not None
+        wakeups.add(self, waiters)
 
 
 class _Plain:
@@ -1457,6 +1525,7 @@ class AsyncHTTPClient(Configurable):
         self._shared_in: tuple[dict[Any, Any], Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate: Gate | None = None
+        self._wakeups: Wakeups | None = None
         self._clock: Callable[[], float]  # with the loop
         self._fetches: set[_Fetch] = set()
         self._born = _loops.forks
@@ -1602,6 +1671,7 @@ class AsyncHTTPClient(Configurable):
             loop = current_or_new_loop()
         self.open_on(loop)
         self._gate = Gate(loop, self.max_clients)
+        self._wakeups = Wakeups(loop)
         self._clock = clock_of(loop)
         self._loop = loop  # bound now: what fails before may be tried again
         return loop
@@ -1641,7 +1711,7 @@ class AsyncHTTPClient(Configurable):
             notify = callback
         plain = None
         if type(request) is str and not kwargs:
-            made = HTTPRequest._plain(request)
+            made: HTTPRequest | str = request
             plain = self._find_plain("GET", request)
         elif isinstance(request, HTTPRequest):
             if kwargs:

@@ -727,8 +727,8 @@ async def test_15_cancelled_by_prepare_curl_callback(
             await fetches[0]
         assert client._gate.active == 0
         assert not client._fetches
-        if hasattr(client, "_busy"):
-            assert not client._busy
+        if hasattr(client, "_driver"):
+            assert not len(client._driver)
         assert (await client.fetch(server.url("/next"))).body == b"/next"
         assert "/cancelled" not in [request.target for request in server.requests]
 

@@ -47,10 +47,6 @@ class SpyDriver(Driver):
         self.threads: set[int] = set()
         super().__init__(*arguments, **keywords)
 
-    def _on_timer(self, *arguments: Any) -> None:
-        self.threads.add(threading.get_ident())
-        super()._on_timer(*arguments)
-
     def _open_lane(self) -> _Lane:
         on_socket = self._poller.on_socket
 

@@ -29,7 +29,8 @@ async def test_libcurl_may_decode_and_max_body_size_holds(curl_client: Any, limi
     async def handler(peer: Peer) -> None:
         await peer.read_request()
         await peer.send(answer[:4096])
-        (transfer,) = curl_client._busy
+        (done,) = curl_client._driver._transfers.values()
+        transfer = done.__self__
         await until(lambda: not transfer._seems_small)
         await peer.send(answer[4096:])
 

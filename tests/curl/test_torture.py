@@ -165,7 +165,7 @@ async def _recovered(client: Any, server: ScriptedServer, what: str) -> None:
     assert not client.queue, what
     assert client._gate.active == 0, what
     assert len(client._driver) == 0, what
-    assert not client._busy, what
+    assert not len(client._driver), what
     async with asyncio.timeout(PROMPT):
         response = await client.fetch(server.url("/next"), request_timeout=DEADLINE)
     assert response.body == b"/next", what

@@ -22,7 +22,8 @@ async def test_libcurl_is_told_to_wait_and_to_stop(curl_client: Any) -> None:
     async with ScriptedServer(silent) as server:
         fetch = curl_client.fetch(server.url("/"), method="PUT", body_producer=produce)
         await begun.wait()
-        (transfer,) = curl_client._busy
+        (done,) = curl_client._driver._transfers.values()
+        transfer = done.__self__
         assert transfer._on_read(100) == pycurl.READFUNC_PAUSE
         fetch.cancel()
         assert transfer._on_read(100) == pycurl.READFUNC_ABORT

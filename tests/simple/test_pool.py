@@ -460,7 +460,7 @@ async def test_closed_pool_keeps_nothing(client: Any) -> None:
         (connection,) = pool.live
         pool.forget(connection)
         pool._closed = True
-        pool.give_back(connection)
+        pool.give_back(connection, time.monotonic())
         assert connection.stream.closed()
         assert not pool.live
         assert len(pool) == 0

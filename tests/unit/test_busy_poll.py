@@ -24,7 +24,7 @@ class Look:
     def __call__(self) -> bool:
         self.count += 1
         if self.count == self.finds_at:
-            self.busy_poll.arrived(monotonic())
+            self.busy_poll.arrived(monotonic(), 1)
             return True
         return False
 
@@ -39,7 +39,7 @@ def _prove(busy_poll: BusyPoll) -> None:
     """Let an answer come at once."""
     now = monotonic()
     busy_poll.expect(now)
-    busy_poll.arrived(now)
+    busy_poll.arrived(now, 1)
 
 
 async def _turns(count: int) -> None:
@@ -52,7 +52,7 @@ async def test_it_sleeps_until_an_answer_has_come_fast() -> None:
     busy_poll.expect(monotonic())
     await _turns(3)
     assert look.count == 0
-    busy_poll.arrived(monotonic())
+    busy_poll.arrived(monotonic(), 1)
     busy_poll.expect(monotonic())
     await _turns(3)
     assert look.count > 0
@@ -63,7 +63,7 @@ async def test_an_answer_that_came_late_proves_nothing() -> None:
     busy_poll, look = _make(0.001)
     now = monotonic()
     busy_poll.expect(now)
-    busy_poll.arrived(now + 1)
+    busy_poll.arrived(now + 1, 1)
     busy_poll.expect(monotonic())
     await _turns(3)
     assert look.count == 0
@@ -121,6 +121,18 @@ async def test_a_slow_answer_does_not_keep_the_fast_ones_from_being_waited_for()
     busy_poll.expect(monotonic())
     await _turns(3)
     assert look.count > before
+    busy_poll.close()
+
+
+async def test_where_many_come_at_once_nobody_looks() -> None:
+    busy_poll, look = _make(LONG)
+    _prove(busy_poll)
+    busy_poll.expect(monotonic())
+    busy_poll.arrived(monotonic(), 32)
+    before = look.count
+    busy_poll.expect(monotonic())
+    await _turns(3)
+    assert look.count == before
     busy_poll.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -353,6 +354,37 @@ async def test_the_share_is_no_second_limit(log: Log) -> None:
         assert enter(gate, Entrant(log), None)
     gate.leave()
     assert enter(gate, Entrant(log), None)
+
+
+async def test_as_many_as_have_ended_may_follow_at_once(log: Log) -> None:
+    """A hundred HTTP/2 streams end in one turn, and who asked for them asks again; no more."""
+    gate = Gate(asyncio.get_running_loop(), 100 * SHARE)
+    for _ in range(3 * SHARE):
+        gate.active += 1
+        gate.leave()
+    at_once = sum(enter(gate, Entrant(log), None) for _ in range(10 * SHARE))
+    assert at_once == 4 * SHARE
+    gate = Gate(asyncio.get_running_loop(), 100 * SHARE)
+    for _ in range(50 * SHARE):
+        gate.active += 1
+        gate.leave()
+    at_once = sum(enter(gate, Entrant(log), None) for _ in range(10 * SHARE))
+    assert at_once == 4 * SHARE
+
+
+async def test_a_long_queue_costs_no_more_for_each(log: Log) -> None:
+    async def each(count: int) -> float:
+        gate = Gate(asyncio.get_running_loop(), count)
+        start = time.process_time()
+        for _ in range(count):
+            enter(gate, Entrant(log), None)
+        for _ in range(count // SHARE + 1):
+            await asyncio.sleep(0)
+        assert not gate.waiting
+        return (time.process_time() - start) / count
+
+    short = min([await each(1_000) for _ in range(3)])
+    assert min([await each(40_000) for _ in range(2)]) < 4 * short
 
 
 async def test_who_waits_for_a_turn_needs_a_slot_too(log: Log) -> None:

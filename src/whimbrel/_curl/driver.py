@@ -5,12 +5,14 @@ The rules:
 1. No libcurl callback calls into libcurl, and none raises into it: one exception out of
    M_SOCKETFUNCTION ends every transfer with code 42 and poisons the multi. What is asked for
    while libcurl is running waits for the next turn of the loop.
-2. Timer -1 deletes the timer; a new value replaces the old one; 0 is soon, not now.
+2. libcurl is asked when it wants to be called next (`multi.timeout`) once all that was to be done
+   has been done, and not told to say so with each change (M_TIMERFUNCTION), which costs more. -1
+   deletes the timer; a new value replaces the old one; 0 is soon, not now.
 3. The same fd number may come back as another socket (curl's MULTI-EV page, "Come Again"). A
    socket whose transfer ended stays registered while its connection idles, but every activation
    is modify-or-register. An event on an idle socket unregisters it; a registration that cannot
    be taken back (another process still holds the socket) means: build a new epoll.
-4. Socket and timer callbacks may fire during `close()`, from another thread: nobody listens then.
+4. Socket callbacks may fire during `close()`, from another thread: nobody listens then.
 5. A failing `socket_action` is fatal for the multi: its transfers fail, a new one is built.
 6. No heartbeat. If one seems needed, a rule above is broken.
 7. No turn of the loop may become long. What is ready beyond a turn's share is served in the next
@@ -66,6 +68,7 @@ class _Lane:
     """A multi handle, and what the driver knows of it."""
 
     __slots__ = (
+        "acted",
         "alarm",
         "alarm_due",
         "attached",
@@ -87,6 +90,7 @@ class _Lane:
         self.own: set[int] = set()
         self.is_new = True
         self.attached = 0
+        self.acted = False  # libcurl has done something since it was asked for its timer
         # What libcurl counts as running may still hold what was cancelled in a callback, and not
         # yet what was started in one.
         self.running = 0
@@ -154,7 +158,6 @@ class Driver:
         lane.own = _eventfds_from(free)
         multi = lane.multi
         multi.setopt(pycurl.M_SOCKETFUNCTION, partial(self._poller.on_socket, lane))
-        multi.setopt(pycurl.M_TIMERFUNCTION, partial(self._on_timer, lane))
         if self._max_connections is not None:
             most = self._max_connections
             multi.setopt(pycurl.M_MAXCONNECTS, min(most, 2 * LANE) if self._lanes else most)
@@ -162,7 +165,7 @@ class Driver:
         return lane
 
     def _lane_with_room(self) -> _Lane:
-        # The first, so that few transfers share one multi and its connections.
+        # The first that has room, so that few transfers share one multi and its connections.
         for lane in self._lanes:
             if lane.attached < LANE:
                 return lane
@@ -282,12 +285,16 @@ class Driver:
             return  # cancelled before it began
         self._inside = True
         try:
-            lane = self._lane_with_room()
+            lane = self._lanes[0] if self._lanes else self._open_lane()
+            if lane.attached >= LANE:
+                lane = self._lane_with_room()
             lane.multi.add_handle(easy)
             self._attached[easy] = lane
             lane.attached += 1
+            self._run_soon(lane)
         except pycurl.error as error:
-            self._finish(easy, *_reason(error), added=False)
+            # start() promised not to call back from inside itself.
+            self._loop.call_soon(self._transfers.pop(easy), *_reason(error))
         finally:
             self._inside = False
 
@@ -301,7 +308,7 @@ class Driver:
             self._add(easy)
             lane = self._attached.get(easy)
             if lane is not None and self._soon_lanes.pop(lane, True) is None:
-                self._inside = True
+                self._inside = lane.acted = True
                 try:
                     _, lane.running = lane.multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
                 except pycurl.error:
@@ -310,6 +317,8 @@ class Driver:
                     self._inside = False
                 if lane.running < lane.attached:
                     self._soon_lanes[lane] = None
+                else:
+                    self._ask_for_timer(lane)
         finally:
             self._starts_at_once = False
         for lane in list(self._soon_lanes):
@@ -317,7 +326,8 @@ class Driver:
         self._poller.expect(monotonic())
 
     def _discard(self, easy: pycurl.Curl) -> None:
-        if easy in self._attached:
+        lane = self._attached.get(easy)
+        if lane is not None:
             self._inside = True
             try:
                 self._detach(easy)
@@ -326,18 +336,21 @@ class Driver:
             finally:
                 self._inside = False
         easy.close()
+        if lane is not None:
+            self._ask_for_timer(lane)
         self._after()
 
     def _detach(self, easy: pycurl.Curl) -> None:
         lane = self._attached.pop(easy)
         lane.attached -= 1
+        lane.acted = True
         if not lane.attached and lane is not self._lanes[0]:
             self._note_idle(lane)
         lane.multi.remove_handle(easy)
 
     def _action(self, lane: _Lane, fd: int, mask: int) -> bool:
         """Let libcurl act on a socket or its timers; False if that ended the multi (rule 5)."""
-        self._inside = True
+        self._inside = lane.acted = True
         try:
             _, lane.running = lane.multi.socket_action(fd, mask)
         except pycurl.error as error:
@@ -352,10 +365,12 @@ class Driver:
     def _reap(self) -> None:
         """Hand over what has finished."""
         for lane in self._lanes:
-            if lane.running < lane.attached:
-                self._reap_lane(lane)
-                if self._closed:
-                    return
+            if lane.acted:
+                if lane.running < lane.attached:
+                    self._reap_lane(lane)
+                    if self._closed:
+                        return
+                self._ask_for_timer(lane)
 
     def _reap_lane(self, lane: _Lane) -> None:
         more = True
@@ -366,22 +381,18 @@ class Driver:
             for easy, code, message in failed:
                 self._finish(easy, code, message)
 
-    def _finish(self, easy: pycurl.Curl, code: int, message: str, *, added: bool = True) -> None:
+    def _finish(self, easy: pycurl.Curl, code: int, message: str) -> None:
         done = self._transfers.pop(easy, None)
         if done is None:
             return  # cancelled in a callback; its removal is deferred
-        if added:
-            self._inside = True
-            try:
-                self._detach(easy)
-            except pycurl.error as error:
-                code, message = _reason(error)
-            finally:
-                self._inside = False
-            self._tell(done, code, message)
-        else:
-            # start() promised not to call back from inside itself.
-            self._loop.call_soon(done, code, message)
+        self._inside = True
+        try:
+            self._detach(easy)
+        except pycurl.error as error:
+            code, message = _reason(error)
+        finally:
+            self._inside = False
+        self._tell(done, code, message)
 
     def _tell(self, done: Done, code: int, message: str) -> None:
         try:
@@ -448,14 +459,16 @@ class Driver:
             self._loop.call_soon(self._after)
         self._deferred.append(call)
 
-    # From libcurl (rule 1: these only take note)
+    # The timers
 
-    def _on_timer(self, lane: _Lane, timeout_ms: int) -> None:
-        if timeout_ms < 0:
+    def _ask_for_timer(self, lane: _Lane) -> None:
+        """Rule 2."""
+        lane.acted = False
+        timeout_ms = lane.multi.timeout()
+        if timeout_ms <= 0:
             lane.due = None
-        elif timeout_ms == 0:
-            lane.due = None
-            self._run_soon(lane)
+            if not timeout_ms:
+                self._run_soon(lane)
         else:
             lane.due = due = self._clock() + timeout_ms / 1000
             # An alarm that rings early looks at `due` again: moving a deadline later is free.
@@ -629,9 +642,8 @@ class _EpollPoller(_Poller):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._watched: set[int] = set()
+        self._masks: dict[int, int] = {}  # of what is in the epoll
         self._resting: set[int] = set()  # idle, as far as is known
-        self._masks: dict[int, int] = {}
         self._lanes: dict[int, _Lane] = {}
         # Until when so much is ready that a look at all of it does not pay.
         self._crowded_until = 0.0
@@ -665,7 +677,6 @@ class _EpollPoller(_Poller):
             lane.is_new = False
             lane.own &= {fd}
         elif fd in lane.own and self._masks.get(fd) == what:
-            self._watched.add(fd)
             return
         if fd in self._masks:
             # What was found before was for what libcurl wanted before.
@@ -680,10 +691,8 @@ class _EpollPoller(_Poller):
             self._epoll.register(fd, events)
         self._masks[fd] = what
         self._lanes[fd] = lane
-        self._watched.add(fd)
 
     def idle(self, fd: int) -> None:
-        self._watched.discard(fd)
         self._resting.add(fd)
         self._found.pop(fd, None)
         if self._masks.get(fd, _IN) != _IN:
@@ -740,7 +749,7 @@ class _EpollPoller(_Poller):
         stuck = False
         ready = epoll.poll(0, most)
         for fd, events in ready:
-            if fd in self._watched:
+            if fd in self._masks and fd not in self._resting:
                 if fd in self._reborn and not self._is_ready(fd, events):
                     stuck = True
                 else:
@@ -775,7 +784,7 @@ class _EpollPoller(_Poller):
             self._find(SHARE)
         now = monotonic()
         if found and self._busy_poll.since:
-            self._busy_poll.arrived(now)
+            self._busy_poll.arrived(now, len(found))
         end = now + SHARE_SECONDS
         for fd in tuple(islice(found, SHARE)):
             events = found.pop(fd, None)
@@ -804,23 +813,21 @@ class _EpollPoller(_Poller):
 
     def _replace(self) -> None:
         """A closed socket still reports: another process holds it. Leave that epoll to it."""
-        masks, lanes, watched = self._masks, self._lanes, self._watched.copy()
+        masks, lanes, resting = self._masks, self._lanes, self._resting.copy()
         self.clear()
         for fd, what in masks.items():
             try:
                 self.watch(fd, what, lanes[fd])
             except OSError:
-                if fd in watched:
+                if fd not in resting:
                     self._on_broken(lanes[fd], fd)
-        self._watched &= watched
-        self._resting = self._masks.keys() - watched
+        self._resting = self._masks.keys() & resting
 
     def forget(self, lane: _Lane) -> list[int]:
         """Forget every socket of a multi; return them."""
         gone = [fd for fd, its in self._lanes.items() if its is lane]
         for fd in gone:
             del self._masks[fd], self._lanes[fd]
-            self._watched.discard(fd)
             self._resting.discard(fd)
         # Some may be closed, or held by another process: an epoll without them is the sure way.
         self._replace()
@@ -832,7 +839,6 @@ class _EpollPoller(_Poller):
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
             self._epoll = None
-        self._watched.clear()
         self._resting.clear()
         self._found.clear()
         self._reborn.clear()
@@ -982,7 +988,6 @@ def _close_multis(
     for multi in multis:
         # Not to the driver, which may have a new one by now, and not from the thread below.
         multi.setopt(pycurl.M_SOCKETFUNCTION, _deaf)
-        multi.setopt(pycurl.M_TIMERFUNCTION, _deaf)
     for easy in easies:
         for multi in multis:
             try:

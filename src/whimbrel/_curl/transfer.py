@@ -100,6 +100,8 @@ class Transfer:
         "_limits",
         "_lines",
         "_local",
+        "_number",
+        "_opened",
         "_owner",
         "_paused",
         "_plan",
@@ -152,6 +154,7 @@ class Transfer:
         self._head_bytes = 0
         self._interim = 0
         self._continued = False
+        self._opened = False
         self._requests = 0
         self._resends = 0
         self._rounds = 0
@@ -172,6 +175,7 @@ class Transfer:
         self._proxy_lines: list[bytes] = []
         self._remote: tuple[str, int] | None = None
         self._local: tuple[str, int] | None = None
+        self._number: int | None = None
         if self._dirty or exchange is not self._applied:
             try:
                 self._apply(plan(exchange.profile), exchange)
@@ -276,6 +280,7 @@ class Transfer:
 
     def _on_socket(self, fd: int, purpose: int) -> int:
         """SOCKOPTFUNCTION: a socket was made for this transfer."""
+        self._opened = True
         self._owner._driver.opened(fd, self.easy)
         return 0
 
@@ -283,10 +288,13 @@ class Transfer:
         """PREREQFUNCTION: a request is about to be sent on a connection."""
         self._requests = requests = self._requests + 1
         self._local = address = (local, local_port)
-        self._remote = (remote, remote_port)
-        self._lane = self._owner._driver.lane_of(self.easy)
+        self._remote = peer = (remote, remote_port)
+        owner = self._owner
+        self._number = number = owner._connections.get((address, peer))
+        if number is None or self._opened:
+            self._lane = owner._driver.lane_of(self.easy)
         if requests == 1:
-            tainted = self._owner._tainted
+            tainted = owner._tainted
             if tainted and address in tainted:
                 if not self._fresh:
                     self._stale = True
@@ -416,6 +424,15 @@ class Transfer:
     def _on_body(self, chunk: bytes) -> int | None:
         """WRITEFUNCTION: a piece of the body as it came, still encoded."""
         download = self._download
+        if (
+            download is None
+            and not self._begun
+            and self._early is None
+            and self._error is None
+            and self._callback is not None
+            and self._is_all_as_ever(chunk)
+        ):
+            return None
         if download is not None and download.paused:
             self._paused |= pycurl.PAUSE_RECV
             pause: int = pycurl.WRITEFUNC_PAUSE
@@ -438,6 +455,31 @@ class Transfer:
         except BaseException as error:  # noqa: BLE001 (rule 1)
             self._error = error
         return 0 if self._error is not None or self._callback is None else None
+
+    def _is_all_as_ever(self, chunk: bytes) -> bool:
+        """The short way: a head that is byte for byte the last one's, and a body of one piece.
+
+        Whatever is not like that goes the long way, which does the same.
+        """
+        lines = self._lines
+        head = self._owner._last_head
+        exchange = self._exchange
+        assert exchange is not None
+        if (
+            head is None
+            or self._block
+            or len(chunk) >= _FULL_PIECE
+            or 0 < exchange.profile.max_body_size < len(chunk)
+            or head.content_encoding
+            or b"".join(lines) != head.block
+        ):
+            return False
+        self._begun = True
+        self._head = head
+        lines.append(b"")  # trailers are to stay out of the headers
+        self._block = len(lines) - 1
+        self._chunk = chunk
+        return True
 
     def _feed(self, chunk: bytes) -> None:
         download = self._download
@@ -597,7 +639,6 @@ class Transfer:
         if self._download is not None:
             self._download.cancel()
         self._stop_helpers()
-        self._owner._forget(self)
 
     def _fail_from_loop(self, error: BaseException) -> None:
         """Abort the exchange because of something outside libcurl."""
@@ -620,8 +661,27 @@ class Transfer:
 
     def _done(self, code: int, message: str) -> None:
         """The driver is done with the handle."""
-        if self._callback is None:
+        callback = self._callback
+        if callback is None:
             return
+        if (
+            not code
+            and self._begun
+            and self._download is None
+            and self._error is None
+            and self._upload is None
+            and self._stall is None
+        ):
+            # Nearly always. Nothing is to be checked, or stopped, at its end.
+            try:
+                response = self._response()
+            except Exception as error:  # noqa: BLE001 (a fetch must end, whatever we got wrong)
+                self._error = error
+            else:
+                self._callback = None
+                self._release(0)
+                callback(response)
+                return
         if code == pycurl.E_ABORTED_BY_CALLBACK and self._error is None:
             if self._stale:
                 self._begin_afresh()
@@ -701,10 +761,9 @@ class Transfer:
         self._download = self._chunk = None
         self._error = None
         if keep and not self._owner._closed:
-            self._owner._give_back(self)
+            self._owner._idle.append(self)
         else:
             self.easy.close()
-            self._owner._forget(self)
 
     def _outcome(self, code: int, message: str) -> HTTPResponse:
         """What the exchange amounts to."""
@@ -788,8 +847,8 @@ class Transfer:
         else:
             response.body = download.body
             response._decoded = self._begun and download.decoded
-        number = owner._connections.get((local, remote))
-        if number is None or getinfo(pycurl.NUM_CONNECTS):
+        number = self._number
+        if number is None or (self._opened and getinfo(pycurl.NUM_CONNECTS)):
             # libcurl counts the connections of each multi for itself.
             response.connection_id = number = (self._lane << 32) + getinfo(_CONN_ID)
             response.reused = not getinfo(pycurl.NUM_CONNECTS)

@@ -7,12 +7,15 @@ few go ahead in each turn of the loop, so that it does not stand still for all o
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Protocol
 
 from whimbrel._deadlines import Deadlines
 
 SHARE = 32
-"""Fetches that go ahead in one turn of the loop, while none comes to its end."""
+"""Fetches that go ahead in one turn of the loop, beyond those that follow one that has ended."""
+_CREDIT = -96
+"""Of many that end in one turn, as HTTP/2 streams do, so many are followed at once."""
 
 
 class Entrant(Protocol):
@@ -35,11 +38,13 @@ class Gate:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
         self._loop = loop
-        self._fresh = 0  # went ahead since a turn is known to have passed
+        # Went ahead since a turn is known to have passed; below 0, so many more may.
+        self._fresh = 0
         self._next_turn: asyncio.Handle | None = None
         self.limit = limit
         self.active = 0
-        self.waiting: dict[Entrant, None] = {}
+        # Not a dict, in which the way to the first gets longer with each one that is taken out.
+        self.waiting: OrderedDict[Entrant, None] = OrderedDict()
         self._deadlines: Deadlines[Entrant] = Deadlines(loop, self._expire)
 
     def enter(self) -> bool:
@@ -65,15 +70,19 @@ class Gate:
 
     def leave(self) -> None:
         """Give a slot back; the longest waiting entrant gets it at once."""
-        self._fresh = 0  # what ended took turns: nothing needs to count them
+        fresh = self._fresh
+        if fresh > 0:
+            self._fresh = 0  # what ended took turns: nothing needs to count them
+        elif fresh > _CREDIT:
+            self._fresh = fresh - 1
         if self.waiting:
             self._admit()
         else:
             self.active -= 1
 
     def _admit(self) -> None:
-        entrant = next(iter(self.waiting))
-        self.withdraw(entrant)
+        entrant, _ = self.waiting.popitem(last=False)
+        self._deadlines.discard(entrant)
         entrant.admitted()
 
     def _go_on(self) -> None:

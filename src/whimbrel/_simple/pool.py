@@ -154,10 +154,12 @@ class Bucket:
         self.idle: list[Connection] = []
         self.is_known = True  # to the pool, by its route
 
-    def take(self) -> Connection | None:
-        """The connection that was used last, None if there is none that still stands."""
+    def take(self, now: float) -> Connection | None:
+        """The connection that was used last, None if there is none that still stands.
+
+        `now` is in `time.monotonic`.
+        """
         pool = self.pool
-        now = monotonic()
         lookout = pool.lookout
         if now > lookout.lasts_until and len(self.idle) > 1:
             lookout.look(now, len(self.idle))
@@ -216,8 +218,8 @@ class Pool:
             found = self._buckets[route] = Bucket(self, route)
         return found
 
-    def give_back(self, connection: Connection) -> None:
-        """Keep a connection for the next request on its route."""
+    def give_back(self, connection: Connection, now: float) -> None:
+        """Keep a connection for the next request on its route, from `now` on."""
         connection.holder = None
         if self._closed:
             connection.close()
@@ -225,7 +227,7 @@ class Pool:
         bucket = connection.bucket
         if not bucket.is_known:
             bucket = connection.bucket = self.bucket(bucket.route)
-        connection.idle_since = monotonic()
+        connection.idle_since = now
         self.lookout.lasts_until = 0.0
         bucket.idle.append(connection)
         self._idle[connection] = None

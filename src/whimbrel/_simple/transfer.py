@@ -93,9 +93,12 @@ class Transfer:
     def begin(self) -> None:
         """Send the request on a connection that idles, or make one."""
         exchange = self._exchange
+        now = self._began
         if exchange.request_timeout:
             owner = self._owner
-            owner._deadlines.add(self, owner._clock() + exchange.request_timeout)
+            clock = owner._clock
+            due = (now if clock is monotonic else clock()) + exchange.request_timeout
+            owner._deadlines.add(self, due)
         plan = self._plan
         if not plan.is_plain:
             self._has_helpers = True
@@ -110,7 +113,7 @@ class Transfer:
             )
         if plan.profile.stall_timeout:
             self._watch_for_stall([])
-        connection = self._bucket.take()
+        connection = self._bucket.take(now)
         if connection is None:
             self._connect()
         else:
@@ -170,7 +173,7 @@ class Transfer:
         connection.holder = self
         self._connection = connection
         plan, outgoing = self._plan, self._outgoing
-        self._sent = monotonic()
+        self._sent = now = monotonic()
         try:
             if outgoing is not None:
                 outgoing.begin(connection)
@@ -180,7 +183,7 @@ class Transfer:
                 )
                 connection.stream.push(self._request_head)
                 if self._owner._watcher is not None:
-                    self._owner._watcher.expect(self._sent)
+                    self._owner._watcher.expect(now)
         except StreamClosedError as error:
             # Its end is known, and not to us: from the loop, where a failure may be told.
             self._owner._transfer_loop.call_soon(self._lost, connection, error)
@@ -253,7 +256,7 @@ class Transfer:
             and not (limit and len(body) > limit)
         ):
             self._head = head
-            self._complete(body)
+            self._complete(body, self._first_byte)
             return
         self._on_head(head)
         if self._callback is None:
@@ -404,10 +407,10 @@ class Transfer:
     def _finish(self) -> None:
         download = self._download
         if download is None:
-            self._complete(b"")
+            self._complete(b"", monotonic())
         else:
             download.finish()
-            self._complete(download.body)
+            self._complete(download.body, monotonic())
 
     # Another round
 
@@ -582,7 +585,7 @@ class Transfer:
             self._exchange, stage, bool(self._first_byte) or bool(http1 and http1.buffered)
         )
 
-    def _complete(self, body: bytes) -> None:
+    def _complete(self, body: bytes, now: float) -> None:
         connection = self._connection
         head = self._head
         callback = self._callback
@@ -604,9 +607,9 @@ class Transfer:
         sent, first = self._sent - began, self._first_byte - began
         if self._progress is None:
             response.reused = True
-            response._times = 0.0, 0.0, 0.0, sent, first, monotonic() - began
+            response._times = 0.0, 0.0, 0.0, sent, first, now - began
         else:
-            response._times = *self._times(self._progress), sent, first, monotonic() - began
+            response._times = *self._times(self._progress), sent, first, now - began
         download = self._download
         if download is not None and download.decoded and self._got_body:
             response._decoded = True
@@ -615,7 +618,7 @@ class Transfer:
             response.proxy = proxy.url
             self._add_answer_of_proxy(response, connection)
         self._callback = None
-        if self._give_back(connection) and not self._has_helpers:
+        if self._give_back(connection, now) and not self._has_helpers:
             self._owner._deadlines.discard(self)
         else:
             self._let_go()
@@ -637,7 +640,7 @@ class Transfer:
         elif response.code == 407:
             response.proxy_code = 407
 
-    def _give_back(self, connection: Connection) -> bool:
+    def _give_back(self, connection: Connection, now: float) -> bool:
         """Keep the connection, if it can carry another exchange; else `_let_go` closes it."""
         stream = connection.stream
         if stream.unsent or stream.closed() or not connection.http1.next_exchange():
@@ -647,7 +650,7 @@ class Transfer:
         if self._bulk:
             stream.set_bulk(False)
         self._connection = None
-        connection.bucket.pool.give_back(connection)
+        connection.bucket.pool.give_back(connection, now)
         return True
 
 

@@ -1,0 +1,105 @@
+"""`whimbrel._wakeups`, and the future that `fetch()` returns: who is woken, in what order, how."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import Any
+
+import pytest
+
+from whimbrel._wakeups import Wakeups
+
+LOCAL: contextvars.ContextVar[str] = contextvars.ContextVar("LOCAL", default="nobody's")
+
+
+async def _turn() -> None:
+    await asyncio.sleep(0)
+
+
+async def test_all_of_a_turn_in_order_and_in_the_next_one() -> None:
+    loop = asyncio.get_running_loop()
+    wakeups = Wakeups(loop)
+    one, two = loop.create_future(), loop.create_future()
+    context = contextvars.copy_context()
+    seen: list[Any] = []
+    wakeups.add(one, [(lambda f: seen.append(("a", f)), context), (seen.append, context)])
+    wakeups.add(two, [(seen.append, context)])
+    assert seen == []
+    await _turn()
+    assert seen == [("a", one), one, two]
+
+
+async def test_what_a_callback_brings_about_has_its_turn_later() -> None:
+    loop = asyncio.get_running_loop()
+    wakeups = Wakeups(loop)
+    future = loop.create_future()
+    context = contextvars.copy_context()
+    seen: list[str] = []
+
+    def first(_: object) -> None:
+        seen.append("first")
+        loop.call_soon(seen.append, "between")
+        wakeups.add(future, [(lambda _: seen.append("second"), context)])
+
+    wakeups.add(future, [(first, context)])
+    await _turn()
+    assert seen == ["first"]
+    await _turn()
+    assert seen == ["first", "between", "second"]
+
+
+async def test_each_runs_in_its_own_context() -> None:
+    loop = asyncio.get_running_loop()
+    wakeups = Wakeups(loop)
+    seen: list[str] = []
+    contexts = []
+    for name in ("one", "two"):
+        context = contextvars.copy_context()
+        context.run(LOCAL.set, name)
+        contexts.append(context)
+    future = loop.create_future()
+    wakeups.add(future, [(lambda _: seen.append(LOCAL.get()), context) for context in contexts])
+    await _turn()
+    assert seen == ["one", "two"]
+
+
+async def test_one_that_fails_keeps_nobody_from_being_woken() -> None:
+    loop = asyncio.get_running_loop()
+    wakeups = Wakeups(loop)
+    reports: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, report: reports.append(report))
+    future = loop.create_future()
+    context = contextvars.copy_context()
+    seen: list[Any] = []
+
+    def fails(_: object) -> None:
+        raise ValueError("mine")
+
+    wakeups.add(future, [(fails, context), (seen.append, context)])
+    await _turn()
+    loop.set_exception_handler(None)
+    assert seen == [future]
+    (report,) = reports
+    assert str(report["exception"]) == "mine"
+    assert report["future"] is future
+    assert "fails" in report["message"]
+
+
+def test_who_is_left_when_the_loop_is_ended_is_woken_when_it_runs_again() -> None:
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        wakeups = Wakeups(loop)
+        context = contextvars.copy_context()
+        future = loop.create_future()
+        seen: list[Any] = []
+
+        def exits(_: object) -> None:
+            raise SystemExit(3)
+
+        wakeups.add(future, [(exits, context), (seen.append, context)])
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(_turn())
+        assert seen == []
+        loop.run_until_complete(_turn())
+        assert seen == [future]
