@@ -1013,6 +1013,8 @@ class _Fetch(asyncio.Future[HTTPResponse]):
     def _prepare(self, options: dict[str, Any]) -> Exchange:
         client = self._client
         exchange = prepare(options, client._environment, client._cookie_header)
+        if self._exchange is not None:
+            exchange.context = self._exchange.context  # after a redirect, too, it is the caller's
         if "streaming_callback" in options or "header_callback" in options or self._sink:
             exchange.on_head = self._on_head
             if self._sink is not None:

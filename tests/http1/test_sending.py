@@ -123,6 +123,22 @@ def test_a_chunked_body() -> None:
         client.encode_body(b"more")
 
 
+def test_pieces_that_are_sent_together() -> None:
+    """They count as one, and are one chunk, though nobody joins them."""
+    client = Protocol(CLIENT)
+    client.start_request("POST", LENGTH, 5)
+    assert client.encode_pieces([b"he", memoryview(b"l")]) == [b"he", b"l"]
+    with pytest.raises(LocalProtocolError, match="the body is 2 bytes longer than its Content-Len"):
+        client.encode_pieces([b"lo", b"!!"])
+    client = Protocol(CLIENT)
+    client.start_request("POST", CHUNKED)
+    pieces = client.encode_pieces([b"hello world", b", again"])
+    assert pieces == [b"12\r\n", b"hello world", b", again", b"\r\n"]
+    client.end_body()
+    with pytest.raises(LocalProtocolError, match="no data may be sent now"):
+        client.encode_pieces([b"more"])
+
+
 def test_a_body_until_the_close() -> None:
     """A response to HTTP/1.0 may end with the connection, which then is not kept."""
     server = _asked(GET + b"\r\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -164,6 +165,66 @@ async def test_push_tells_whether_all_has_gone_and_drained_when() -> None:
         assert stream.push(b"more")
         await asyncio.sleep(0.01)
         assert told.drains == 1
+
+
+_PIECES = [b"one", memoryview(b"and two"), BIG, *[b"%d" % n for n in range(100)]]
+
+
+@pytest.mark.parametrize("gathers", [True, False])
+async def test_several_pieces_are_pushed_as_one(gathers: bool) -> None:
+    """With a system call for many of them, or where there is none for that."""
+    with connected() as (stream, peer):
+        if not gathers:
+            stream._send_pieces = None
+        told = Told()
+        stream.attach(told)
+        assert stream.push_all([b"a", memoryview(b"b"), b"c"])
+        assert stream.push_all([b"d"])
+        assert not stream.push_all(_PIECES)
+        assert not stream.push_all([b"x", b"y"])
+        size = sum(map(len, _PIECES))
+        assert 0 < stream.unsent <= size + 2
+        assert await peer.receive(4 + size + 2) == b"abcd" + b"".join(_PIECES) + b"xy"
+        await until(lambda: told.drains)
+        assert stream.unsent == 0
+        assert stream.sent == 4 + size + 2
+        assert stream.push_all([b"more", b"and more"])
+        await asyncio.sleep(0.01)
+        assert told.drains == 1
+
+
+async def test_several_pieces_on_a_stream_that_has_ended() -> None:
+    """As with push(): an error that is known is raised, one that comes is told."""
+    with connected() as (stream, peer):
+        told = Told()
+        stream.attach(told)
+        stream.pause_reading()
+        peer.reset()
+        await until(lambda: not stream.push_all([b"x", b"y"]))
+        await until(lambda: told.lost)
+        with pytest.raises(StreamClosedError):
+            stream.push_all([b"x", b"y"])
+        assert len(told.lost) == 1
+
+
+async def test_a_peer_that_takes_everything_does_not_hold_up_the_loop() -> None:
+    """Of a large push a part goes at once, however much the system would take."""
+    calls: list[int] = []
+    with connected() as (stream, _peer):
+        told = Told()
+        stream.attach(told)
+
+        def send(data: bytes) -> int:
+            calls.append(len(data))
+            time.sleep(0.001)
+            return len(data)
+
+        stream._send = send
+        assert not stream.push(bytes(100_000_000))
+        assert stream.unsent > 50_000_000
+        await until(lambda: told.drains)
+        assert sum(calls) == 100_000_000
+        assert max(calls) <= 8 * 1024 * 1024
 
 
 async def test_pushes_and_writes_keep_their_order() -> None:

@@ -145,8 +145,8 @@ async def test_a_large_push_drains(certificates: Certificates) -> None:
         told = Told()
         client.attach(told)
         assert client.push(b"small")
-        assert not client.push(BIG)
-        assert await server.read_bytes(5 + len(BIG)) == b"small" + BIG
+        assert not client.push_all([BIG, b"and", b"more"])
+        assert await server.read_bytes(12 + len(BIG)) == b"small" + BIG + b"andmore"
         await until(lambda: told.drains == 1)
 
 

@@ -45,6 +45,10 @@ def _raising(error: BaseException) -> dict[str, dict[str, Any]]:
         yield b"some of it"
         raise error
 
+    def generator() -> Any:
+        yield b"some of it"
+        raise error
+
     def future(*arguments: Any) -> asyncio.Future[None]:
         made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         made.set_exception(error)
@@ -60,6 +64,7 @@ def _raising(error: BaseException) -> dict[str, dict[str, Any]]:
         "body_producer coroutine": {"method": "PUT", "body_producer": coroutine},
         "body_producer later": {"method": "PUT", "body_producer": after_a_write},
         "body": {"method": "PUT", "body": iterable()},
+        "body generator": {"method": "PUT", "body": generator()},
         "prepare_curl_callback": {"prepare_curl_callback": plain},
     }
 

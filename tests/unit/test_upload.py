@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from whimbrel._policy.exchange import prepare
-from whimbrel._upload import Upload
+from whimbrel._upload import upload_of
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -22,7 +23,7 @@ class Rig:
         self.failures: list[BaseException] = []
         self.woken = 0
         options = {"url": "http://h/", "method": "PUT", "user_agent": "", **options}
-        self.upload = Upload(
+        self.upload = upload_of(
             asyncio.get_running_loop(),
             prepare({"max_body_size": 0, **options}),
             self._wake,
@@ -32,12 +33,17 @@ class Rig:
     def _wake(self) -> None:
         self.woken += 1
 
+    def take(self, size: int) -> bytes | None:
+        """What there is, joined; None and b"" mean what None and [] do."""
+        pieces = self.upload.take(size)
+        return None if pieces is None else b"".join(pieces)
+
     async def rest(self) -> bytes:
         """Take as a backend does: until the end, waiting where there is nothing yet."""
         pieces: list[bytes] = []
         while True:
             before = self.woken
-            piece = self.upload.take(65536)
+            piece = self.take(65536)
             if piece is None:
                 while self.woken == before:  # noqa: ASYNC110
                     await asyncio.sleep(0)
@@ -107,9 +113,9 @@ async def test_a_producer_that_outlives_a_rewind(end: str) -> None:
         await write(b"new")
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await _turns()
-    assert rig.upload.take(100) == b"old"
+    assert rig.take(100) == b"old"
     assert rig.upload.rewind()
     assert await rig.rest() == b"new"
     assert last_deeds == 1
@@ -130,14 +136,14 @@ async def test_stopped_for_good() -> None:
             ended.set()
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await _turns()
     assert not rig.upload.stopped
     rig.upload.cancel()
     rig.upload.cancel()
     assert rig.upload.stopped
     tasks = asyncio.all_tasks()
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     assert asyncio.all_tasks() == tasks
     await ended.wait()
     await _turns()
@@ -164,7 +170,7 @@ async def test_a_producer_that_outlives_the_exchange(end: str) -> None:
                 refused.append(str(caught.value))
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await _turns()
     rig.upload.cancel()
     await over.wait()
@@ -182,7 +188,7 @@ async def test_a_producer_that_is_cancelled_inside() -> None:
         raise asyncio.CancelledError
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await _turns()
     assert [type(failure) for failure in rig.failures] == [asyncio.CancelledError]
 
@@ -195,7 +201,7 @@ async def test_cancelled_by_another_hand() -> None:
 
     rig = Rig(body_producer=produce)
     others = asyncio.all_tasks()
-    rig.upload.take(100)
+    rig.take(100)
     (task,) = asyncio.all_tasks() - others
     await _turns()
     task.cancel()
@@ -214,13 +220,13 @@ async def test_back_pressure_between_producer_and_backend() -> None:
             done.append(number)
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(1) is None
+    assert rig.take(1) is None
     await _turns()
     assert done == [0]
-    assert rig.upload.take(10) == b"x" * 10
+    assert rig.take(10) == b"x" * 10
     await _turns()
     assert done == [0]
-    assert rig.upload.take(80_000) == b"x" * 80_000
+    assert rig.take(80_000) == b"x" * 80_000
     await _turns()
     assert done == [0, 1]
     assert await rig.rest() == b"x" * 559_990
@@ -241,7 +247,7 @@ async def test_writes_that_wait_together() -> None:
         await asyncio.gather(one("a"), one("b"))
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(1) is None
+    assert rig.take(1) is None
     await _turns()
     assert done == []
     assert len(await rig.rest()) == 800_000
@@ -277,11 +283,11 @@ async def test_a_large_chunk_is_not_copied_at_every_take() -> None:
         await write(bytes(64 * 1024 * 1024))
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(1) is None
+    assert rig.take(1) is None
     await _turns()
     size = 0
     begun = time.process_time()
-    while piece := rig.upload.take(16384):
+    while piece := rig.take(16384):
         size += len(piece)
         if size == 64 * 1024 * 1024:
             await _turns()
@@ -299,10 +305,10 @@ async def test_pieces_of_any_size() -> None:
 
     for size in (1, 7, 99, 100, 101, 250, 5000):
         rig = Rig(body_producer=produce)
-        assert rig.upload.take(size) is None
+        assert rig.take(size) is None
         await _turns(20)
         got = b""
-        while piece := rig.upload.take(size):
+        while piece := rig.take(size):
             assert 0 < len(piece) <= size
             got += piece
         assert got == body
@@ -316,12 +322,12 @@ async def test_chunks_that_wait_are_taken_together() -> None:
             await write(chunk)
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(1) is None
+    assert rig.take(1) is None
     await _turns()
-    assert rig.upload.take(13) == b"one two "
-    assert rig.upload.take(3) == b"thr"
-    assert rig.upload.take(100) == b"ee four"
-    assert rig.upload.take(100) == b""
+    assert rig.take(13) == b"one two "
+    assert rig.take(3) == b"thr"
+    assert rig.take(100) == b"ee four"
+    assert rig.take(100) == b""
 
 
 async def test_woken_once_for_each_wait() -> None:
@@ -337,25 +343,25 @@ async def test_woken_once_for_each_wait() -> None:
         await steps[2].wait()
 
     rig = Rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     assert rig.upload.waiting
     steps[0].set()
     await _turns()
     assert (rig.woken, rig.upload.waiting) == (1, False)
-    assert [rig.upload.take(100) for _ in range(2)] == [b"onetwo", None]
+    assert [rig.take(100) for _ in range(2)] == [b"onetwo", None]
     steps[1].set()
     await _turns()
     assert (rig.woken, rig.upload.waiting) == (1, True)
     steps[2].set()
     await _turns()
     assert (rig.woken, rig.upload.waiting) == (2, False)
-    assert rig.upload.take(100) == b""
+    assert rig.take(100) == b""
     assert not rig.upload.unfinished
 
 
 async def test_the_backend_may_take_within_wake() -> None:
     """A backend that sends at once takes the chunk while write() is still running."""
-    taken: list[bytes | None] = []
+    taken: list[bytes] = []
 
     async def produce(write: Write) -> None:
         await write(b"one")
@@ -374,12 +380,12 @@ async def test_the_backend_may_take_within_wake() -> None:
     done = asyncio.Event()
 
     def wake() -> None:
-        while piece := upload.take(100):
-            taken.append(piece)
-        if piece == b"":
+        while pieces := upload.take(100):
+            taken.append(b"".join(pieces))
+        if pieces == []:
             done.set()
 
-    upload = Upload(asyncio.get_running_loop(), exchange, wake, lambda error: None)
+    upload = upload_of(asyncio.get_running_loop(), exchange, wake, lambda error: None)
     assert upload.take(100) is None
     await done.wait()
     assert taken == [b"one", b"two", b"three"]
@@ -402,7 +408,7 @@ async def test_what_a_producer_does_wrong(written: Any, message: str) -> None:
             await asyncio.get_running_loop().create_future()  # it is told in time
 
     rig = Rig(body_producer=produce, headers={"Content-Length": "3"})
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await _turns()
     (failure,) = rig.failures
     assert message in str(failure)
@@ -417,6 +423,171 @@ async def test_a_producer_that_is_no_coroutine() -> None:
 
     rig = Rig(body_producer=produce)
     assert await rig.rest() == b"all at once"
+
+
+# -- iterables
+
+
+async def test_an_iterable_is_asked_for_what_there_is_room_for() -> None:
+    """Not before there is; what does not fit behind others begins the next piece."""
+    asked: list[int] = []
+
+    def chunks() -> Iterator[bytes]:
+        for number in range(5):
+            asked.append(number)
+            yield b"%d" % number * 10
+
+    rig = Rig(body=chunks())
+    await _turns()
+    assert asked == []
+    assert rig.take(30) == b"0" * 10 + b"1" * 10 + b"2" * 10
+    assert asked == [0, 1, 2]
+    assert rig.take(15) == b"3" * 10
+    assert rig.take(4) == b"4" * 4
+    assert rig.upload.unfinished
+    assert rig.take(100) == b"4" * 6
+    assert not rig.upload.unfinished
+    assert rig.take(100) == b""
+    assert rig.woken == 0
+
+
+async def test_an_iterable_in_pieces_of_any_size() -> None:
+    """Whatever is asked for at a time, the body is the body; and so it is once more."""
+    body = bytes(range(256)) * 40
+    chunks: list[Any] = [body[:100], b"", memoryview(body)[100:5000], bytearray(body[5000:])]
+    rig = Rig(body=chunks)
+    for size in (1, 7, 99, 100, 101, 250, 4900, 100_000):
+        got: list[bytes] = []
+        while piece := rig.take(size):
+            assert 0 < len(piece) <= size
+            got.append(piece)
+        assert b"".join(got) == body
+        assert rig.upload.rewind()
+        rig.take(150)  # of the next run, which is given up
+        assert rig.upload.rewind()
+    assert not rig.failures
+
+
+async def test_many_small_chunks_are_joined() -> None:
+    """Few pieces come of them, in a time that is bounded."""
+    rig = Rig(body=(b"%d" % (n % 10) for n in range(100_000)))
+    got: list[bytes] = []
+    while pieces := rig.upload.take(1_000_000):
+        assert len(pieces) <= 64
+        got += map(bytes, pieces)
+    assert b"".join(got) == b"0123456789" * 10_000
+
+
+async def test_a_slow_iterable_is_asked_once_at_a_time() -> None:
+    """Others on the loop do not wait for more than one of its chunks."""
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(3):
+            time.sleep(0.002)
+            yield b"chunk"
+
+    rig = Rig(body=chunks())
+    assert [rig.take(1000) for _ in range(4)] == [b"chunk", b"chunk", b"chunk", b""]
+
+
+async def test_an_iterable_that_has_nothing_to_give() -> None:
+    """The loop has its turns until it has, or until nobody wants it any more."""
+    nothing = True
+
+    def chunks() -> Iterator[bytes]:
+        while nothing:
+            yield b""
+        yield b"something"
+
+    rig = Rig(body=chunks())
+    assert rig.take(100) is None
+    assert rig.upload.waiting
+    await _turns()
+    assert (rig.woken, rig.upload.waiting) == (1, False)
+    assert rig.take(100) is None
+    nothing = False
+    await _turns()
+    assert rig.woken == 2
+    assert rig.take(100) == b"something"
+    nothing = True
+    rig = Rig(body=chunks())
+    assert rig.take(100) is None
+    rig.upload.cancel()
+    await _turns()
+    assert rig.woken == 0
+    assert rig.take(100) is None
+
+
+async def test_an_iterable_that_raises() -> None:
+    """Whoever takes gets it, as it is."""
+    error = ZeroDivisionError()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"one"
+        raise error
+
+    rig = Rig(body=chunks())
+    with pytest.raises(ZeroDivisionError) as caught:
+        rig.take(100)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("chunks", "message"),
+    [
+        ([b"12", b"3", b"4"], "wrote 4 bytes, but header Content-Length says 3"),
+        ([b"1234"], "wrote 4 bytes, but header Content-Length says 3"),
+        ([b"1", b"2"], "wrote 2 bytes, but header Content-Length says 3"),
+        (["str"], "written as bytes, not str"),
+        ([None], "written as bytes, not NoneType"),
+    ],
+)
+async def test_what_an_iterable_does_wrong(chunks: list[Any], message: str) -> None:
+    """It is noticed before the last byte is given away: libcurl does not ask behind it."""
+    rig = Rig(body=chunks, headers={"Content-Length": "3"})
+    with pytest.raises((ValueError, TypeError), match=message):
+        rig.take(3)
+
+
+async def test_an_iterable_that_ends_its_own_exchange() -> None:
+    """It is not asked again, and what it gave is not sent."""
+    steps: list[str] = []
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            rig.upload.cancel()
+            steps.append("ended the exchange")
+            yield b"one"
+            steps.append("went on")
+        finally:
+            steps.append("was closed")
+
+    rig = Rig(body=chunks())
+    assert rig.take(100) is None
+    assert rig.upload.stopped
+    assert rig.take(100) is None
+    assert "went on" not in steps
+
+
+@pytest.mark.parametrize("kind", ["iterable", "producer"])
+async def test_a_body_is_made_in_the_context_of_the_fetch(kind: str) -> None:
+    """Not in that of whoever happens to take."""
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name")
+
+    def chunks() -> Iterator[bytes]:
+        yield name.get().encode()
+        name.set("changed")
+        yield name.get().encode()
+
+    async def produce(write: Write) -> None:
+        for chunk in chunks():
+            await write(chunk)
+
+    name.set("caller")
+    rig = Rig(body=chunks()) if kind == "iterable" else Rig(body_producer=produce)
+    name.set("other")
+    assert await rig.rest() == b"callerchanged"
+    assert name.get() == "other"
 
 
 # -- eager tasks (Python 3.12)
@@ -456,7 +627,7 @@ async def test_an_eager_producer(eager_rig: Callable[..., Rig]) -> None:
         await write(b"two")
 
     rig = eager_rig(body_producer=produce)
-    assert rig.upload.take(100) == b"one "
+    assert rig.take(100) == b"one "
     assert await rig.rest() == b"two"
 
 
@@ -475,7 +646,7 @@ async def test_an_eager_producer_that_ends_its_own_exchange(eager_rig: Callable[
             over.set()
 
     rig = eager_rig(body_producer=produce)
-    assert rig.upload.take(100) is None
+    assert rig.take(100) is None
     await over.wait()
     await _turns()
     assert steps == ["ended the exchange"]

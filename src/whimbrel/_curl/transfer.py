@@ -37,7 +37,7 @@ from whimbrel._curl.options import Plan, milliseconds, plan
 from whimbrel._download import LARGE, Download
 from whimbrel._policy.decoding import DecodingError
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
-from whimbrel._upload import HIGH_WATER, Upload
+from whimbrel._upload import HIGH_WATER, Upload, upload_of
 from whimbrel.httpclient import HTTPError, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
 
@@ -49,7 +49,8 @@ MAX_ROUNDS = 5
 says stale=true for ever would get thousands."""
 _LOOKS = 4  # at the byte counts, in stall_timeout
 _SMALL_BODY = 64 * 1024  # of a request: what an idle handle may keep, and one send takes
-_UPLOAD_BUFFER = 1024 * 1024  # for a larger one, of which this much is sent at a wake-up
+_UPLOAD_BUFFER = 2 * 1024 * 1024  # for a larger one, of which this much is sent at a wake-up
+_ITERATED_BUFFER = 1024 * 1024  # where it comes from an iterable, and may be larger than that
 _FULL_PIECE = 16 * 1024  # what libcurl gives at most at once, whatever BUFFERSIZE says
 MAX_INTERIM = 10
 """Interim (1xx) responses to one request."""
@@ -255,12 +256,13 @@ class Transfer:
             if len(exchange.body) > _SMALL_BODY:
                 setopt(pycurl.UPLOAD_BUFFERSIZE, _UPLOAD_BUFFER)
         elif profile.body == "stream":
-            self._upload = Upload(
+            self._upload = upload_of(
                 self._owner._driver_loop, exchange, self._resume_sending, self._fail_from_loop
             )
             length = exchange.content_length
             setopt(pycurl.READFUNCTION, self._on_read)
-            setopt(pycurl.UPLOAD_BUFFERSIZE, HIGH_WATER)
+            buffer = HIGH_WATER if exchange.pieces is None else _ITERATED_BUFFER
+            setopt(pycurl.UPLOAD_BUFFERSIZE, buffer)
             setopt(pycurl.SEEKFUNCTION, self._on_seek)
             setopt(pycurl.INFILESIZE_LARGE, -1 if length is None else length)
         if exchange.connect_to is not None:
@@ -560,9 +562,13 @@ class Transfer:
     def _on_read(self, size: int) -> bytes | int:
         """READFUNCTION: libcurl wants at most `size` bytes more of the request body."""
         assert self._upload is not None
-        chunk = self._upload.take(size)
-        if chunk is not None:
-            return chunk
+        try:
+            pieces = self._upload.take(size)
+            if pieces is not None:
+                return b"".join(pieces)  # which copies nothing where it is one piece of bytes
+        except BaseException as error:  # noqa: BLE001 (rule 1)
+            self._error = error
+            return int(pycurl.READFUNC_ABORT)
         return int(pycurl.READFUNC_ABORT if self._upload.stopped else pycurl.READFUNC_PAUSE)
 
     def _on_seek(self, offset: int, origin: int) -> int:

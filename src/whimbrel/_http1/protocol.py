@@ -836,17 +836,27 @@ class Protocol:
 
     def encode_body(self, data: bytes) -> bytes:
         """A piece of the body as it is sent. Raises LocalProtocolError past its length."""
-        self._move(ON_DATA)
-        kind = self._our_framing
-        if kind is CHUNKED:
+        self._count_body(len(data))
+        if self._our_framing is CHUNKED:
             return grammar.encode_chunk(data) if data else b""
-        if kind is LENGTH:
-            self._our_left -= len(data)
+        return data
+
+    def encode_pieces(self, pieces: list[bytes | memoryview]) -> list[bytes | memoryview]:
+        """The same for pieces that are sent together, and not joined; not all of them empty."""
+        size = sum(map(len, pieces))
+        self._count_body(size)
+        if self._our_framing is CHUNKED:
+            return [b"%x\r\n" % size, *pieces, b"\r\n"]
+        return pieces
+
+    def _count_body(self, size: int) -> None:
+        self._move(ON_DATA)
+        if self._our_framing is LENGTH:
+            self._our_left -= size
             if self._our_left < 0:
                 raise LocalProtocolError(
                     f"the body is {-self._our_left} bytes longer than its Content-Length"
                 )
-        return data
 
     def end_body(self) -> bytes:
         """What ends the body on the wire. Raises LocalProtocolError if it is too short."""

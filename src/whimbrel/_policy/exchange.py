@@ -9,6 +9,7 @@ import datetime
 import json as jsonlib
 import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from contextvars import Context, copy_context
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
@@ -106,9 +107,11 @@ class Exchange:
         "connect_timeout",
         "connect_to",
         "content_length",
+        "context",
         "memo",
         "on_data",
         "on_head",
+        "pieces",
         "prepare_curl_callback",
         "producer",
         "profile",
@@ -123,11 +126,15 @@ class Exchange:
     body: bytes
     """The body where ``profile.body`` is "bytes"."""
     producer: Producer | None
-    """Writes the body where ``profile.body`` is "stream"."""
+    """Writes the body where ``profile.body`` is "stream"; or else `pieces` has it."""
+    pieces: Iterable[bytes] | None
+    """The body where it comes from an iterable that nobody has to wait for."""
+    context: Context | None
+    """Of the caller of the fetch: in it a streamed body is made."""
     content_length: int | None
     """Of a streamed body; None means chunked."""
     replayable: bool
-    """Whether `producer` may be called a second time."""
+    """Whether a streamed body may be had a second time."""
     connect_timeout: float
     """Seconds for name, TCP, proxy and TLS together; 0 is no limit."""
     request_timeout: float
@@ -157,7 +164,7 @@ class Exchange:
         twin.url = url
         twin.profile = self.profile
         twin.body = b""
-        twin.producer = twin.content_length = None
+        twin.producer = twin.pieces = twin.context = twin.content_length = None
         twin.replayable = True
         twin.connect_timeout = self.connect_timeout
         twin.request_timeout = self.request_timeout
@@ -335,7 +342,7 @@ def _decide_body(
     exchange: Exchange, options: Mapping[str, Any], fields: list[tuple[str, str]]
 ) -> str:
     exchange.body = b""
-    exchange.producer = None
+    exchange.producer = exchange.pieces = exchange.context = None
     exchange.content_length = None
     exchange.replayable = True
     given = [name for name in ("body", "body_producer", "json", "form") if name in options]
@@ -357,6 +364,7 @@ def _decide_body(
         if not callable(value):
             raise ValueError(f"body_producer must be callable, not {type(value).__name__}")
         exchange.producer = value
+        exchange.context = copy_context()
         return "stream"
     elif isinstance(value, bytes):
         exchange.body = value
@@ -365,7 +373,11 @@ def _decide_body(
     elif isinstance(value, bytearray | memoryview):
         exchange.body = bytes(value)
     elif isinstance(value, AsyncIterable | Iterable) and not isinstance(value, Mapping):
-        exchange.producer = _iterating(value)
+        if isinstance(value, AsyncIterable):
+            exchange.producer = _iterating(value)
+        else:
+            exchange.pieces = value
+        exchange.context = copy_context()
         # An iterator runs once; a list or another re-iterable may be sent again.
         exchange.replayable = not hasattr(value, "__next__") and not hasattr(value, "__anext__")
         return "stream"
@@ -403,14 +415,10 @@ def _each(arguments: Any) -> Iterable[Any]:
     return arguments if isinstance(arguments, Iterable) else (None,)
 
 
-def _iterating(body: AsyncIterable[bytes] | Iterable[bytes]) -> Producer:
+def _iterating(body: AsyncIterable[bytes]) -> Producer:
     async def produce(write: Callable[[bytes], Awaitable[None]]) -> None:
-        if isinstance(body, AsyncIterable):
-            async for chunk in body:
-                await write(chunk)
-        else:
-            for chunk in body:
-                await write(chunk)
+        async for chunk in body:
+            await write(chunk)
 
     return produce
 

@@ -54,7 +54,7 @@ def follow_up(
         for name in _BODY_OPTIONS:
             following.pop(name, None)
         dropped = BODY_FIELDS
-    elif exchange.producer is not None and not exchange.replayable:
+    elif exchange.profile.body == "stream" and not exchange.replayable:
         raise ValueError(
             f"redirect {code} asks for the body again, but it came from an iterator that ran"
             " out; pass bytes, a list or a body_producer"

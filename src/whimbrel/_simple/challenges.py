@@ -21,7 +21,7 @@ class Challenges:
     def __init__(self, plan: Plan, exchange: Exchange) -> None:
         self._exchange = exchange
         # None where it is streamed: nobody can sign it then.
-        self._body = None if exchange.producer is not None else exchange.body
+        self._body = None if plan.profile.body == "stream" else exchange.body
         # By the status of a challenge, with the names of the fields in which it and the answer are.
         self._states: dict[int, tuple[DigestState, str, str]] = {}
         auth, proxy = plan.profile.auth, plan.profile.proxy

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 from whimbrel._http1.framing import CHUNKED, LENGTH, NONE
 from whimbrel._policy.exchange import Exchange
 from whimbrel._simple.challenges import Challenges
 from whimbrel._simple.plan import Plan
 from whimbrel._simple.pool import Connection
-from whimbrel._upload import Upload
+from whimbrel._upload import Upload, upload_of
 from whimbrel.iostream import StreamClosedError
 
 _PIECE = 64 * 1024
-"""Bytes: of a body that is sent in one with its head, at most; and of a streamed one at a time."""
+"""Bytes: of a body that is sent in one with its head, at most; and what is asked for at first of a
+streamed one."""
+_MOST_AT_ONCE = 1024 * 1024
+"""Bytes of a streamed body that are asked for at a time, while the system takes them at once."""
+_TURN_SECONDS = 0.002
+"""A streamed body is not sent for longer before others on the loop have their turn."""
 
 
 class Outgoing:
@@ -30,6 +36,7 @@ class Outgoing:
     """
 
     __slots__ = (
+        "_at_once",
         "_challenges",
         "_connection",
         "_exchange",
@@ -65,7 +72,8 @@ class Outgoing:
         self._failed = failed
         self._connection: Connection | None = None
         self._upload: Upload | None = None
-        self._produced = False  # the producer has been asked
+        self._produced = False  # the caller's code has been asked
+        self._at_once = _PIECE
         self.expecting = False
         self.probing = self.unchallenged = False
         self.body_sent = False
@@ -123,9 +131,9 @@ class Outgoing:
         head = plan.head(exchange, more)
         self.body_sent = length == 0
         if kind == "stream":
-            self._upload = Upload(self._loop, exchange, self.pump, self._failed)
+            self._upload = upload_of(self._loop, exchange, self._pump_soon, self._failed)
             push(head)
-            self.pump()
+            self._pump_soon()
         elif self.expecting:
             push(head)
         else:
@@ -144,7 +152,7 @@ class Outgoing:
     def _is_probe(self, challenges: Challenges) -> bool:
         if self.unchallenged or challenges.complete:
             return False
-        return bool(self._exchange.body) or self._exchange.producer is not None
+        return bool(self._exchange.body) or self._plan.profile.body == "stream"
 
     def _whole_body(self, connection: Connection) -> bytes:
         self.body_sent = True
@@ -167,24 +175,44 @@ class Outgoing:
         self.sending = False
         self.pump()
 
+    def _pump_soon(self) -> None:
+        """Send in the next turn of the loop.
+
+        Not from within fetch(), for an iterable is asked when there is room; nor from within a
+        producer's write(), for what it writes next can be sent with that.
+        """
+        self._loop.call_soon(self.pump)
+
     def pump(self) -> None:
-        """Send what the producer has, while the stream takes it."""
+        """Send what the caller's code has, while the stream takes all of it at once."""
         upload, connection = self._upload, self._connection
         if upload is None or connection is None or self.expecting:
             return
         http1, stream = connection.http1, connection.stream
         self._produced = True
+        end = monotonic() + _TURN_SECONDS
         try:
-            while stream.unsent < _PIECE and not stream.closed():
-                chunk = upload.take(_PIECE)
-                if self._upload is not upload or chunk is None:
-                    return  # the producer has ended the exchange; or has nothing yet
+            while not (stream.unsent or stream.closed()):
+                try:
+                    pieces = upload.take(self._at_once)
+                except BaseException as error:  # noqa: BLE001 (it is the caller's, and goes there)
+                    self._failed(error)
+                    return
+                if self._upload is not upload or pieces is None:
+                    return  # the caller's code has ended the exchange; or has nothing yet
                 self.body_sent = True
-                if not chunk:
+                if not pieces:
                     self._upload = None
                     self._push(http1.end_body())
                     return
-                self._push(http1.encode_body(chunk))
+                if not stream.push_all(http1.encode_pieces(pieces)):
+                    self.sending = True
+                    self._at_once = _PIECE  # what waits for a slow peer is memory
+                    return  # until it is drained, or lost
+                self._at_once = min(2 * self._at_once, _MOST_AT_ONCE)
+                if monotonic() > end:
+                    self._pump_soon()  # the peer takes whatever comes
+                    return
         except StreamClosedError as error:
             self._loop.call_soon(self._lost, connection, error)
 

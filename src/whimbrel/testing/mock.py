@@ -37,7 +37,7 @@ from whimbrel._policy.decoding import DecodingError
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
 from whimbrel._policy.fields import check_token, check_value
 from whimbrel._policy.urls import parse_url
-from whimbrel._upload import Upload
+from whimbrel._upload import upload_of
 from whimbrel.httpclient import (
     AsyncHTTPClient,
     HTTPLimitError,
@@ -457,7 +457,7 @@ class _MockExchange:
         self._callback: Callable[[HTTPResponse], None] | None = callback
         self._stage = "send"
         self._began = loop.time()
-        self._upload = Upload(loop, exchange, self._wake, self._fail)
+        self._upload = upload_of(loop, exchange, self._wake, self._fail)
         self._download = Download(loop, exchange, _over_the_limit, self._wake, self._fail)
         self._waiter: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -578,13 +578,13 @@ class _MockExchange:
         return MockRequest(profile.method, exchange.url.href, headers, body, proxy)
 
     async def _produced(self) -> bytes:
-        body = bytearray()
-        while (piece := self._upload.take(_PIECE)) != b"":
-            if piece is None:
+        body: list[bytes | memoryview] = []
+        while (pieces := self._upload.take(_PIECE)) != []:
+            if pieces is None:
                 await self._woken()
             else:
-                body += piece
-        return bytes(body)
+                body += pieces
+        return b"".join(body)
 
     def _take_head(self, status: int, head: list[bytes]) -> None:
         limit = self._client.max_header_size
