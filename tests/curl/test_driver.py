@@ -49,17 +49,22 @@ class SpyDriver(Driver):
         super().__init__(*arguments, **keywords)
 
     def _open_lane(self) -> _Lane:
-        on_socket = self._poller.on_socket
+        listener = self._poller.listener
 
-        def noting(*arguments: Any) -> None:
-            self.threads.add(threading.get_ident())
-            on_socket(*arguments)
+        def noting_listener(lane: _Lane) -> Callable[..., None]:
+            on_socket = listener(lane)
 
-        self._poller.on_socket = noting  # type: ignore[method-assign]
+            def noting(*arguments: Any) -> None:
+                self.threads.add(threading.get_ident())
+                on_socket(*arguments)
+
+            return noting
+
+        self._poller.listener = noting_listener  # type: ignore[method-assign]
         try:
             return super()._open_lane()
         finally:
-            self._poller.on_socket = on_socket  # type: ignore[method-assign]
+            self._poller.listener = listener  # type: ignore[method-assign]
 
 
 class Rig:
@@ -559,8 +564,10 @@ async def test_rule_3_an_idle_socket_is_not_watched_for_writing(
     )
     here, there = socket.socketpair()
 
+    on_socket = poller.listener(lane)
+
     def tell(what: int) -> None:
-        poller.on_socket(lane, what, here.fileno(), lane.multi, None)
+        on_socket(what, here.fileno(), lane.multi, None)
 
     with here, there:
         tell(pycurl.POLL_OUT)

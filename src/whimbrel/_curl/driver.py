@@ -34,7 +34,6 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import count, islice
 from time import monotonic
 from typing import Any
@@ -62,7 +61,7 @@ all of them would take longer."""
 SHARE_SECONDS = 0.003
 """Serving sockets ends a turn after this time, even if they are fewer: TLS handshakes are long."""
 
-_IN, _OUT = pycurl.POLL_IN, pycurl.POLL_OUT
+_IN, _OUT, _REMOVE = pycurl.POLL_IN, pycurl.POLL_OUT, pycurl.POLL_REMOVE
 
 
 class _Lane:
@@ -166,7 +165,7 @@ class Driver:
         lane = _Lane(pycurl.CurlMulti(), next(self._lane_numbers))
         lane.own = _eventfds_from(free)
         multi = lane.multi
-        multi.setopt(pycurl.M_SOCKETFUNCTION, partial(self._poller.on_socket, lane))
+        multi.setopt(pycurl.M_SOCKETFUNCTION, self._poller.listener(lane))
         if self._max_connections is not None:
             most = self._max_connections
             multi.setopt(pycurl.M_MAXCONNECTS, min(most, 2 * LANE) if self._lanes else most)
@@ -337,13 +336,10 @@ class Driver:
     def _discard(self, easy: pycurl.Curl) -> None:
         lane = self._attached.get(easy)
         if lane is not None:
-            self._inside = True
             try:
                 self._detach(easy)
             except pycurl.error:
                 pass  # closing the handle removes it as well
-            finally:
-                self._inside = False
         easy.close()
         if lane is not None:
             self._ask_for_timer(lane)
@@ -355,7 +351,11 @@ class Driver:
         lane.acted = True
         if not lane.attached and lane is not self._lanes[0]:
             self._note_idle(lane)
-        lane.multi.remove_handle(easy)
+        self._inside = True
+        try:
+            lane.multi.remove_handle(easy)
+        finally:
+            self._inside = False
 
     def _action(self, lane: _Lane, fd: int, mask: int) -> bool:
         """Let libcurl act on a socket or its timers; False if that ended the multi (rule 5)."""
@@ -394,13 +394,10 @@ class Driver:
         done = self._transfers.pop(easy, None)
         if done is None:
             return  # cancelled in a callback; its removal is deferred
-        self._inside = True
         try:
             self._detach(easy)
         except pycurl.error as error:
             code, message = _reason(error)
-        finally:
-            self._inside = False
         self._tell(done, code, message)
 
     def _tell(self, done: Done, code: int, message: str) -> None:
@@ -611,17 +608,19 @@ class _Poller:
         self._on_broken = on_broken
         self._wakeups = wakeups
 
-    def on_socket(
-        self, lane: _Lane, what: int, fd: int, multi: pycurl.CurlMulti, data: Any
-    ) -> None:
-        """M_SOCKETFUNCTION."""
-        try:
-            if what == pycurl.POLL_REMOVE:
-                self.idle(fd)
-            else:
-                self.watch(fd, what, lane)
-        except _UNWATCHABLE:
-            self._on_broken(lane, fd)
+    def listener(self, lane: _Lane) -> Callable[[int, int, Any, Any], None]:
+        """M_SOCKETFUNCTION of a multi."""
+
+        def on_socket(what: int, fd: int, multi: Any, data: Any) -> None:
+            try:
+                if what == _REMOVE:
+                    self.idle(fd)
+                else:
+                    self.watch(fd, what, lane)
+            except _UNWATCHABLE:
+                self._on_broken(lane, fd)
+
+        return on_socket
 
     def watch(self, fd: int, what: int, lane: _Lane) -> None:
         """Watch a socket for what libcurl wants of it."""
