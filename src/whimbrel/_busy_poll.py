@@ -21,7 +21,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-DEFAULT_SECONDS = 100e-6
+DEFAULT_SECONDS = 50e-6
 
 _WAKE_UP = 50e-6  # seconds by which an answer is found later where the loop slept
 _TRIES = 2

@@ -1441,7 +1441,7 @@ class AsyncHTTPClient(Configurable):
         awaitable of, ``[(family, sockaddr), …]``.
     :param float busy_poll: seconds, at most 1, for which the loop may look for an answer again and
         again instead of sleeping, as Linux does with ``SO_BUSY_POLL``. Only after answers that came
-        as fast as that, and everything else on the loop goes on meanwhile. 0.0001; 0 never does.
+        as fast as that, and everything else on the loop goes on meanwhile. 0.00005; 0 never does.
         Without epoll it is always 0.
     """
 
