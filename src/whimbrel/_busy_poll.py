@@ -87,6 +87,3 @@ class BusyPoll:
         """Let the loop sleep from now on."""
         self._limit = self.since = 0.0
         self._misses = _TRIES
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None

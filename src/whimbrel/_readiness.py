@@ -190,8 +190,8 @@ class Readiness:
         if wakeups is None:
             self._call_who_waits(found)
             return
-        wakeups.begin_turn()
         try:
+            wakeups.begin_turn()
             self._call_who_waits(found)
         finally:
             wakeups.end_turn()

@@ -46,16 +46,17 @@ class Wakeups:
             self._handle = self._loop.call_soon(self._run)
 
     def _run(self) -> None:
-        self._handle = None
         due = self._due
-        for _ in range(len(due)):  # what these bring about has its turn later
+        count = len(due)  # what these bring about has its turn later
+        # Whoever ends the loop, or runs it from within as notebooks do, leaves the rest to this.
+        self._handle = rest = self._loop.call_soon(self._run) if count > 1 else None
+        for _ in range(count):
+            if not due:
+                break
             future, callback, context = due.popleft()
             try:
                 context.run(callback, future)
             except (SystemExit, KeyboardInterrupt):
-                # It ends the loop. Who is left is woken when that runs again.
-                if due and self._handle is None:
-                    self._handle = self._loop.call_soon(self._run)
                 raise
             except BaseException as error:  # noqa: BLE001 (as asyncio does it)
                 self._loop.call_exception_handler(
@@ -65,3 +66,6 @@ class Wakeups:
                         "future": future,
                     }
                 )
+        if rest is not None and not due and self._handle is rest:
+            rest.cancel()
+            self._handle = None

@@ -686,7 +686,9 @@ class HTTPResponse:
         return body
 
     def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        # What was set, and no more: object's own would work out the rest.
+        # What was set, and no more: object's own would work out the rest. But for the request, of
+        # which a copy has the same.
+        getattr(self, "request", None)
         state = {}
         for name in HTTPResponse.__slots__[2:]:
             try:
@@ -1330,9 +1332,15 @@ class _Fetch(asyncio.Future[HTTPResponse]):
 
     def _wake(self, waiters: Callbacks) -> None:
         self._waiters = None
-        wakeups = self._client._wakeups
-        assert wakeups is not None
-        wakeups.add(self, waiters)
+        exchange = self._exchange
+        if exchange is None or exchange.calls_back:
+            # Whom the caller's code has woken, the reader of a queue for one, comes before.
+            for callback, context in waiters:
+                self.get_loop().call_soon(callback, self, context=context)
+        else:
+            wakeups = self._client._wakeups
+            assert wakeups is not None
+            wakeups.add(self, waiters)
 
 
 class _Plain:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
+import selectors
+import socket
+import threading
 from typing import Any
 
 import pytest
@@ -117,6 +121,74 @@ async def test_what_asyncio_has_for_futures(client: Any) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_whom_the_callers_code_wakes_comes_before_the_end(client: Any) -> None:
+    """The reader of a queue has the last chunk before whoever awaits the fetch goes on."""
+    async with ScriptedServer(canned(ok(b"last"))) as server:
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        read = bytearray()
+
+        async def reader() -> None:
+            while True:
+                read.extend(await queue.get())
+
+        reading = asyncio.ensure_future(reader())
+        for _ in range(3):
+            await asyncio.sleep(0)
+            await client.fetch(server.url("/"), streaming_callback=queue.put_nowait)
+        assert read == b"lastlastlast"
+        heard: list[str] = []
+        event = asyncio.Event()
+
+        async def listener() -> None:
+            await event.wait()
+            heard.append("the listener")
+
+        listening = asyncio.ensure_future(listener())
+        await asyncio.sleep(0)
+        await client.fetch(server.url("/"), header_callback=lambda line: event.set())
+        assert heard == ["the listener"]
+        reading.cancel()
+        await asyncio.wait([reading, listening])
+
+
+async def test_copies_have_the_same_request(client: Any) -> None:
+    async with ScriptedServer(canned(ok())) as server:
+        response = await client.fetch(server.url("/"))
+        assert copy.copy(response).request is response.request
+
+
+def test_a_row_of_requests_takes_one_turn_of_the_loop_each(client_class: type[Any]) -> None:
+    """Who waits is woken in the turn in which the answer came, and asks again in that."""
+    turns = 0
+
+    class Counting(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> Any:
+            nonlocal turns
+            turns += 1
+            return super().select(timeout)
+
+    def serve() -> None:
+        peer, _ = listener.accept()
+        with peer:
+            while peer.recv(65536):
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async def main(url: str) -> int:
+        async with client_class(force_instance=True, trust_env=False, busy_poll=0) as client:
+            await client.fetch(url)
+            before = turns
+            for _ in range(50):
+                await client.fetch(url)
+            return turns - before
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Counting())) as runner:
+            assert runner.run(main(f"http://127.0.0.1:{listener.getsockname()[1]}/")) < 75
+        thread.join(10)
 
 
 async def test_the_request_of_a_url_alone(client: Any) -> None:

@@ -323,6 +323,31 @@ async def test_matrix_56_the_user_of_a_reused_connection_fails(
 # -- rule 2: the timer
 
 
+@pytest.mark.parametrize("how", ["end", "cancel", "broken"])
+async def test_rule_2_whoever_waits_for_a_connection_goes_on(rig: Rig, how: str) -> None:
+    """However the one before it ends, libcurl asks to be called at once, and is."""
+    lane = rig.driver._lanes[0]
+    lane.multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, 1)
+    release = asyncio.Event()
+    async with ScriptedServer(_held(release, "/wait")) as server:
+        first = rig.easy(server.url("/wait"), _ignore)
+        running = rig.run(first)
+        await server.requested(1)
+        waiting = asyncio.ensure_future(rig.get(server.url("/next")))
+        await _pass(0.05)
+        assert len(server.requests) == 1
+        if how == "end":
+            release.set()
+            assert await running == 0
+        elif how == "cancel":
+            rig.driver.cancel(first)
+        else:
+            rig.driver._note_broken(lane, rig.sockets[0])
+            assert await running == FAILED
+        assert await asyncio.wait_for(waiting, 5) == (0, b"/next")
+        release.set()
+
+
 async def test_rule_2_a_deleted_timer_does_not_ring(rig: Rig, saboteur: Saboteur) -> None:
     """-1 deletes the timer: the time-out of a transfer that has ended wakes libcurl no more."""
     async with ScriptedServer(canned(ok())) as server:

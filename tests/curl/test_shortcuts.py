@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import os
 import select
 import socket
@@ -18,10 +19,11 @@ from whimbrel._curl import driver as driver_module
 from whimbrel._curl.driver import SHARE
 from whimbrel.curl_httpclient import CurlAsyncHTTPClient
 from whimbrel.httpclient import HTTPError
-from whimbrel.testing.scripted import Peer, ScriptedServer, ok
+from whimbrel.testing.scripted import Peer, ScriptedServer, chunked, ok
 
 from .support import until
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
 
 
@@ -196,6 +198,116 @@ async def test_no_descriptor_for_another_multi(
         monkeypatch.undo()
         assert (await client.fetch(server.url("/again"))).body == b"/again"
         assert len(client._driver) == 0
+
+
+@pytest.mark.parametrize("use_epoll", [True, False])
+async def test_a_caller_resumes_a_handle(use_epoll: bool) -> None:
+    """What `prepare_curl_callback` was given may be paused and resumed by its owner."""
+    loop = asyncio.get_running_loop()
+    got: list[bytes] = []
+
+    def prepare(easy: pycurl.Curl) -> None:
+        paused = False
+
+        def write(chunk: bytes) -> int | None:
+            nonlocal paused
+            if not paused:
+                paused = True
+                loop.call_later(0.05, easy.pause, pycurl.PAUSE_CONT)
+                return int(pycurl.WRITEFUNC_PAUSE)
+            got.append(chunk)
+            return None
+
+        easy.setopt(pycurl.WRITEFUNCTION, write)
+
+    async with (
+        ScriptedServer(_echo) as server,
+        CurlAsyncHTTPClient(force_instance=True, use_epoll=use_epoll) as client,
+    ):
+        await client.fetch(server.url("/hello"), prepare_curl_callback=prepare, request_timeout=10)
+        assert got == [b"/hello"]
+
+
+async def test_a_socket_option_function_of_the_callers(client: Any) -> None:
+    """A new connection that got the port of an old one is not taken for that."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    async def once(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(ok())
+        peer.reset()
+
+    def prepare(easy: pycurl.Curl) -> None:
+        easy.setopt(pycurl.LOCALPORT, port)
+        easy.setopt(pycurl.SOCKOPTFUNCTION, lambda fd, purpose: 0)
+
+    async with ScriptedServer(once) as server:
+        responses = []
+        for count in (1, 2):
+            responses.append(await client.fetch(server.url("/"), prepare_curl_callback=prepare))
+            await server.finished()
+            assert len(server.connections) == count
+        assert [response.reused for response in responses] == [False, False]
+        assert len({response.connection_id for response in responses}) == 2
+
+
+async def test_a_deadline_of_all_requests_ends_a_lone_one(make_client: Any) -> None:
+    """libcurl is asked for its timer where a transfer begins within fetch(), too."""
+    client = make_client(defaults={"request_timeout": 0.3})
+
+    async def twice(peer: Peer) -> None:
+        for _ in range(2):
+            await peer.read_request()
+            await peer.send(ok())
+        await peer.closed()
+
+    async with ScriptedServer(twice) as server:
+        for _ in range(2):
+            await client.fetch(server.url("/"))
+        with pytest.raises(HTTPError, match="Timeout during request"):
+            await asyncio.wait_for(client.fetch(server.url("/")), 5)
+
+
+async def test_the_limit_of_a_body_whose_head_is_known(make_client: Any) -> None:
+    client = make_client(max_body_size=50)
+
+    async def chunks(peer: Peer) -> None:
+        for size in (4, 100):
+            await peer.read_request()
+            await peer.send(CHUNKED + chunked(b"x" * size))
+
+    async with ScriptedServer(chunks) as server:
+        assert (await client.fetch(server.url("/"))).body == b"xxxx"
+        with pytest.raises(HTTPError, match="max_body_size"):
+            await client.fetch(server.url("/"))
+
+
+async def test_an_encoded_body_whose_head_is_known(client: Any) -> None:
+    async def twice(peer: Peer) -> None:
+        for text in (b"one", b"two"):
+            await peer.read_request()
+            packed = gzip.compress(text, mtime=0)
+            await peer.send(ok(packed, "Content-Encoding: gzip"))
+
+    async with ScriptedServer(twice) as server:
+        assert [(await client.fetch(server.url("/"))).body for _ in "12"] == [b"one", b"two"]
+
+
+async def test_an_early_answer_whose_head_is_known(client: Any) -> None:
+    """200 instead of 100 Continue, twice: its end is ours to find each time."""
+
+    async def early(peer: Peer) -> None:
+        await peer.read_head()
+        await peer.send(ok(b"early"))
+        await peer.closed()
+
+    async with ScriptedServer(early) as server:
+        for _ in range(2):
+            response = await client.fetch(
+                server.url("/"), method="POST", body=b"abc", expect_100_continue=True
+            )
+            assert response.body == b"early"
 
 
 def test_the_backend_takes_shared_exchanges() -> None:

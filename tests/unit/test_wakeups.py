@@ -89,6 +89,29 @@ async def test_nobody_overtakes_those_who_wait_already() -> None:
     assert seen == ["before", "in it"]
 
 
+def test_who_runs_the_loop_from_within_keeps_nobody_waiting() -> None:
+    """As notebooks do: the others are woken by the nested run."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        wakeups = Wakeups(loop)
+        future = loop.create_future()
+        context = contextvars.copy_context()
+        seen: list[str] = []
+
+        def nests(_: object) -> None:
+            seen.append("nests")
+            for handle in list(loop._ready):  # type: ignore[attr-defined]
+                loop._ready.remove(handle)  # type: ignore[attr-defined]
+                if not handle.cancelled():
+                    handle._run()
+            seen.append("goes on")
+
+        others = contextvars.copy_context()
+        wakeups.add(future, [(nests, context), (lambda _: seen.append("other"), others)])
+        loop.run_until_complete(_turn())
+        assert seen == ["nests", "other", "goes on"]
+
+
 async def test_each_runs_in_its_own_context() -> None:
     loop = asyncio.get_running_loop()
     wakeups = Wakeups(loop)

@@ -6,13 +6,14 @@ The rules:
    M_SOCKETFUNCTION ends every transfer with code 42 and poisons the multi. What is asked for
    while libcurl is running waits for the next turn of the loop.
 2. libcurl is asked when it wants to be called next (`multi.timeout`) once all that was to be done
-   has been done, and not told to say so with each change (M_TIMERFUNCTION), which costs more. -1
-   deletes the timer; a new value replaces the old one; 0 is soon, not now.
+   has been done, and not told to say so with each change (M_TIMERFUNCTION), which costs more; but
+   for multis on which a caller has a handle, whose `pause` nobody else tells of. -1 deletes the
+   timer; a new value replaces the old one; 0 is soon, not now.
 3. The same fd number may come back as another socket (curl's MULTI-EV page, "Come Again"). A
    socket whose transfer ended stays registered while its connection idles, but every activation
    is modify-or-register. An event on an idle socket unregisters it; a registration that cannot
    be taken back (another process still holds the socket) means: build a new epoll.
-4. Socket callbacks may fire during `close()`, from another thread: nobody listens then.
+4. Callbacks may fire during `close()`, from another thread: nobody listens then.
 5. A failing `socket_action` is fatal for the multi: its transfers fail, a new one is built.
 6. No heartbeat. If one seems needed, a rule above is broken.
 7. No turn of the loop may become long. What is ready beyond a turn's share is served in the next
@@ -34,6 +35,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count, islice
 from time import monotonic
 from typing import Any
@@ -131,6 +133,7 @@ class Driver:
         self._on_idle_event = on_idle_event
         self._max_connections = max_connections
         self._transfers: dict[pycurl.Curl, Done] = {}
+        self._shown: set[pycurl.Curl] = set()  # that begin, and are somebody else's as well
         # What is in a multi handle: not yet what was started in a callback, and still what was
         # cancelled in one.
         self._attached: dict[pycurl.Curl, _Lane] = {}
@@ -187,16 +190,21 @@ class Driver:
 
     # What the owner asks for
 
-    def start(self, easy: pycurl.Curl, done: Done, *, at_once: bool = False) -> None:
+    def start(
+        self, easy: pycurl.Curl, done: Done, *, at_once: bool = False, is_shown: bool = False
+    ) -> None:
         """Begin a transfer; ``done(code, message)`` is called once, from the loop, at its end.
 
         `code` is libcurl's (0 is success), or `FAILED`. When `done` is called, the handle is
         the caller's again. With `at_once` libcurl's callbacks may be called before this returns,
-        which spares a transfer that is alone a turn of the loop.
+        which spares a transfer that is alone a turn of the loop. `is_shown`: somebody else has the
+        handle as well, and may resume it.
         """
         if self._closed:
             raise RuntimeError("the driver is closed")
         self._transfers[easy] = done
+        if is_shown:
+            self._shown.add(easy)
         if self._inside:
             self._defer(lambda: self._add(easy))
             return
@@ -296,6 +304,9 @@ class Driver:
             lane = self._lanes[0] if self._lanes else self._open_lane()
             if lane.attached >= LANE:
                 lane = self._lane_with_room()
+            if easy in self._shown:
+                self._shown.remove(easy)
+                lane.multi.setopt(pycurl.M_TIMERFUNCTION, partial(self._on_timer, lane))
             lane.multi.add_handle(easy)
             self._attached[easy] = lane
             lane.attached += 1
@@ -467,6 +478,12 @@ class Driver:
 
     # The timers
 
+    def _on_timer(self, lane: _Lane, timeout_ms: int) -> None:
+        """M_TIMERFUNCTION, where libcurl may be called by others than this driver."""
+        if not self._inside:
+            lane.acted = True
+            self._run_soon(lane)
+
     def _ask_for_timer(self, lane: _Lane) -> None:
         """Rule 2."""
         lane.acted = False
@@ -552,6 +569,7 @@ class Driver:
         for lane, fd in broken:
             for easy in self._users_of(fd) if lane in self._lanes else ():
                 self._finish(easy, FAILED, message)
+        self._on_batch([])  # whoever waited for those goes on
 
     def _users_of(self, fd: int) -> list[pycurl.Curl]:
         """The transfers on a socket: libcurl tells when it is connected; else it is its opener's.
@@ -794,8 +812,8 @@ class _EpollPoller(_Poller):
             self._find(SHARE)
             if not found:
                 return
-        self._wakeups.begin_turn()
         try:
+            self._wakeups.begin_turn()
             self._act(found)
             self._on_batch([])
         finally:
@@ -1007,6 +1025,7 @@ def _close_multis(
     for multi in multis:
         # Not to the driver, which may have a new one by now, and not from the thread below.
         multi.setopt(pycurl.M_SOCKETFUNCTION, _deaf)
+        multi.setopt(pycurl.M_TIMERFUNCTION, _deaf)
     for easy in easies:
         for multi in multis:
             try:

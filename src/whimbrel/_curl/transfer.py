@@ -184,8 +184,14 @@ class Transfer:
         if exchange.prepare_curl_callback is not None:
             # Whatever it sets must not be met by another request: see _release.
             self._dirty = True
+            self._opened = True  # or it is not known: SOCKOPTFUNCTION may be the caller's
             exchange.prepare_curl_callback(self.easy)
-        self._owner._driver.start(self.easy, self._done, at_once=exchange.shared)
+        self._owner._driver.start(
+            self.easy,
+            self._done,
+            at_once=exchange.shared,
+            is_shown=exchange.prepare_curl_callback is not None,
+        )
         if exchange.profile.stall_timeout:
             self._stall_marks: list[tuple[float, ...]] = []
             self._watch_for_stall()
@@ -428,8 +434,6 @@ class Transfer:
             download is None
             and not self._begun
             and self._early is None
-            and self._error is None
-            and self._callback is not None
             and self._is_all_as_ever(chunk)
         ):
             return None
@@ -467,8 +471,6 @@ class Transfer:
         assert exchange is not None
         if (
             head is None
-            or self._block
-            or len(chunk) >= _FULL_PIECE
             or 0 < exchange.profile.max_body_size < len(chunk)
             or head.content_encoding
             or b"".join(lines) != head.block

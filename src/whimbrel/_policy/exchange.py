@@ -155,6 +155,15 @@ class Exchange:
     memo: Any
     """What a backend remembers of it for the next time; None at first."""
 
+    @property
+    def calls_back(self) -> bool:
+        """Whether code of the caller's runs during the exchange."""
+        return (
+            self.on_head is not None
+            or self.prepare_curl_callback is not None
+            or self.profile.body == "stream"
+        )
+
     def to(self, url: URL) -> Exchange:
         """The same exchange with another URL, of the same scheme and without credentials.
 

@@ -15,7 +15,7 @@ from whimbrel._deadlines import Deadlines
 SHARE = 32
 """Fetches that go ahead in one turn of the loop, beyond those that follow one that has ended."""
 _CREDIT = -96
-"""Of many that end in one turn, as HTTP/2 streams do, so many are followed at once."""
+"""So many that have ended may be followed at once: HTTP/2 streams end by the hundred in a turn."""
 
 
 class Entrant(Protocol):
@@ -38,7 +38,7 @@ class Gate:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
         self._loop = loop
-        # Went ahead since a turn is known to have passed; below 0, so many more may.
+        # Went ahead since a turn is known to have passed; below 0, so many ended without one.
         self._fresh = 0
         self._next_turn: asyncio.Handle | None = None
         self.limit = limit

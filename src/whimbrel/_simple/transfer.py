@@ -68,6 +68,7 @@ class Transfer:
     _reused: bool = False
     _sent: float = 0.0  # when the request was begun on its connection
     _first_byte: float = 0.0
+    _arrived: float = 0.0  # when the last piece of the head came
     _challenged: bool = False  # the response is a challenge that will be answered
     _drained: int = 0
     _stall: asyncio.TimerHandle | None = None
@@ -207,8 +208,9 @@ class Transfer:
                     return
                 connection.http1.receive(data)
             else:
+                self._arrived = now = monotonic()
                 if not self._first_byte:
-                    self._first_byte = monotonic()
+                    self._first_byte = now
                 whole = connection.http1.receive_whole(data)
                 if whole is not None:
                     self._take_whole(*whole)
@@ -256,7 +258,7 @@ class Transfer:
             and not (limit and len(body) > limit)
         ):
             self._head = head
-            self._complete(body, self._first_byte)
+            self._complete(body, self._arrived)
             return
         self._on_head(head)
         if self._callback is None:
