@@ -100,9 +100,9 @@ class Upload:
             raise self._wrong_length(length)
 
     def _wrong_length(self, length: int) -> ValueError:
+        who = "body producer wrote" if self._exchange.pieces is None else "body's iterable gave"
         return ValueError(
-            f"the body producer wrote {self._written} bytes, but header Content-Length says"
-            f" {length}"
+            f"the {who} {self._written} bytes, but header Content-Length says {length}"
         )
 
     def _wake(self) -> None:
@@ -175,8 +175,14 @@ class _Iterated(Upload):
                 self._rest = chunk
             elif chunk:
                 size -= self._keep_rest(pieces, chunk, size)
-            # Where nothing may follow, look whether something does: libcurl will not ask again.
-            if (not size or self._rest or monotonic() > end) and self._written != length:
+            if self._written == length:
+                # Nothing may follow. Look whether something does, before the last piece is given
+                # away: libcurl does not ask again behind it.
+                if monotonic() > end:
+                    if not self._rest:
+                        self._rest = pieces.pop() if pieces else b""
+                    return
+            elif not size or self._rest or monotonic() > end:
                 return
         if not self._stopped:
             self._check_end()

@@ -882,7 +882,7 @@ class IOStream:
                 if len(piece) > _LARGE_SEND:
                     sent = self._send(memoryview(piece)[:_LARGE_SEND])
                 elif len(out) > 1 and self._send_pieces is not None:
-                    sent = self._send_pieces(list(islice(out, _PIECES_AT_ONCE)))
+                    sent = self._send_pieces(_first_of(out))
                 else:
                     sent = self._send(piece)
             except _WOULD_BLOCK as reason:
@@ -1115,6 +1115,18 @@ class IOStream:
             self._unwatch_reads()
             if self._close_callback is not None and not self._buffer:
                 self._watch_reads()
+
+
+def _first_of(out: deque[Any]) -> list[Any]:
+    """Of what waits, as much as one system call is given; the first piece fits."""
+    pieces = []
+    room = _LARGE_SEND
+    for piece in islice(out, _PIECES_AT_ONCE):
+        if len(piece) > room:
+            break
+        room -= len(piece)
+        pieces.append(piece)
+    return pieces
 
 
 def _nobody(_: object) -> None:

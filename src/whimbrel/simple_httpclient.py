@@ -15,6 +15,7 @@ from whimbrel._simple.plan import Plan, Ready
 from whimbrel._simple.pool import Pool
 from whimbrel._simple.resolve import Resolver
 from whimbrel._simple.transfer import Transfer
+from whimbrel._simple.turns import Turns
 from whimbrel.httpclient import (
     AsyncHTTPClient,
     HTTPResponse,
@@ -57,6 +58,7 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
         self._pool = Pool(loop, max(100, 2 * self.max_clients), self._watcher)
         self._deadlines = Deadlines(loop, Transfer.expired, linger=_LINGER)
         self._resolver = Resolver()
+        self._turns = Turns(loop)
         self._plans: dict[Profile, Plan] = {}
         self._last_plan: Plan | None = None
 

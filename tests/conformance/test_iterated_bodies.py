@@ -201,6 +201,40 @@ async def test_one_that_has_nothing_for_a_while(client: Any) -> None:
         assert server.requests[0].body == b"onetwo"
 
 
+async def test_one_that_does_not_come_to_its_end(client: Any) -> None:
+    """All bytes are there, and it still has something to say: the deadline holds."""
+    end = time.monotonic() + 10  # should the loop stand still, the test is to fail, not to hang
+
+    def chunks() -> Iterator[bytes]:
+        yield b"one"
+        while time.monotonic() < end:
+            yield b""
+
+    async with ScriptedServer(canned(ok())) as server:
+        fetch = client.fetch(
+            server.url(),
+            method="PUT",
+            body=chunks(),
+            headers={"Content-Length": "3"},
+            request_timeout=0.3,
+        )
+        with pytest.raises(HTTPError, match="Timeout during request"):
+            await fetch
+
+
+async def test_stall_timeout_spares_an_upload_that_moves(client: Any) -> None:
+    """The peer takes everything at once, so that nothing ever waits here."""
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(40):
+            time.sleep(0.01)
+            yield bytes(1000)
+
+    async with ScriptedServer(canned(ok())) as server:
+        await client.fetch(server.url(), method="PUT", body=chunks(), stall_timeout=0.1)
+        assert server.requests[0].body == bytes(40_000)
+
+
 async def test_an_answer_that_comes_before_the_end(client: Any) -> None:
     """A refusal ends the sending: the rest is not asked for."""
     asked = 0
@@ -303,6 +337,8 @@ async def test_sent_again_after_a_redirect(client: Any) -> None:
 
     table = {"/": redirect("/again", "307 Temporary Redirect"), "/again": ok()}
     async with ScriptedServer(routes(table)) as server:
+        await client.fetch(server.url("/again"))  # sockets are watched in the context of this
+        server.requests.clear()
         name.set("caller")
         fetch = client.fetch(server.url(), method="POST", body=Body())
         name.set("another")
@@ -312,7 +348,8 @@ async def test_sent_again_after_a_redirect(client: Any) -> None:
             await client.fetch(server.url(), method="POST", body=iter([b"once"]))
 
 
-async def test_sent_again_with_credentials(client: Any) -> None:
+@pytest.mark.parametrize("has_length", [True, False])
+async def test_sent_again_with_credentials(client: Any, has_length: bool) -> None:
     """A nonce that has gone stale is answered with the whole body once more."""
     nonces = iter(["first", "second"])
 
@@ -334,6 +371,7 @@ async def test_sent_again_with_credentials(client: Any) -> None:
             server.url(),
             method="PUT",
             body=_cut(100_000),
+            headers={"Content-Length": str(len(BODY))} if has_length else None,
             auth_username="alice",
             auth_password="secret",
             auth_mode="digest",

@@ -642,3 +642,28 @@ async def test_in_bulk_others_have_their_turn() -> None:
         stream.close()
         assert reads
         assert max(b - a for a, b in pairwise(turns)) <= 32
+
+
+@pytest.mark.parametrize(
+    "sizes", [(10, 9_000_000), (5_000_000, 5_000_000), (9_000_000, 10)], ids=str
+)
+async def test_no_system_call_is_given_more_than_it_may(sizes: tuple[int, ...]) -> None:
+    """However large the pieces are that wait behind each other."""
+    with connected() as (stream, peer):
+        stream.attach(Told())
+        given: list[int] = []
+        send, send_pieces = stream._send, stream._send_pieces
+        assert send_pieces is not None
+
+        def noting(data: Any) -> int:
+            given.append(len(data))
+            return send(data)
+
+        def noting_pieces(pieces: Any) -> int:
+            given.append(sum(map(len, pieces)))
+            return send_pieces(pieces)
+
+        stream._send, stream._send_pieces = noting, noting_pieces
+        stream.push_all([bytes(size) for size in sizes])
+        assert len(await peer.receive(sum(sizes))) == sum(sizes)
+        assert max(given) <= 8 * 1024 * 1024

@@ -535,9 +535,9 @@ async def test_an_iterable_that_raises() -> None:
 @pytest.mark.parametrize(
     ("chunks", "message"),
     [
-        ([b"12", b"3", b"4"], "wrote 4 bytes, but header Content-Length says 3"),
-        ([b"1234"], "wrote 4 bytes, but header Content-Length says 3"),
-        ([b"1", b"2"], "wrote 2 bytes, but header Content-Length says 3"),
+        ([b"12", b"3", b"4"], "gave 4 bytes, but header Content-Length says 3"),
+        ([b"1234"], "gave 4 bytes, but header Content-Length says 3"),
+        ([b"1", b"2"], "gave 2 bytes, but header Content-Length says 3"),
         (["str"], "written as bytes, not str"),
         ([None], "written as bytes, not NoneType"),
     ],

@@ -11,6 +11,7 @@ from whimbrel._policy.exchange import Exchange
 from whimbrel._simple.challenges import Challenges
 from whimbrel._simple.plan import Plan
 from whimbrel._simple.pool import Connection
+from whimbrel._simple.turns import TURN_SECONDS, Turns
 from whimbrel._upload import Upload, upload_of
 from whimbrel.iostream import StreamClosedError
 
@@ -19,8 +20,6 @@ _PIECE = 64 * 1024
 streamed one."""
 _MOST_AT_ONCE = 1024 * 1024
 """Bytes of a streamed body that are asked for at a time, while the system takes them at once."""
-_TURN_SECONDS = 0.002
-"""A streamed body is not sent for longer before others on the loop have their turn."""
 
 
 class Outgoing:
@@ -45,6 +44,7 @@ class Outgoing:
         "_lost",
         "_plan",
         "_produced",
+        "_turns",
         "_upload",
         "body_sent",
         "expecting",
@@ -56,6 +56,7 @@ class Outgoing:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        turns: Turns,
         plan: Plan,
         exchange: Exchange,
         challenges: Challenges | None,
@@ -65,6 +66,7 @@ class Outgoing:
         """`lost` is told, from the loop, of a connection that has closed under the body;
         `failed` of what the producer raises."""
         self._loop = loop
+        self._turns = turns
         self._plan = plan
         self._exchange = exchange
         self._challenges = challenges
@@ -181,7 +183,7 @@ class Outgoing:
         Not from within fetch(), for an iterable is asked when there is room; nor from within a
         producer's write(), for what it writes next can be sent with that.
         """
-        self._loop.call_soon(self.pump)
+        self._turns.soon(self.pump)
 
     def pump(self) -> None:
         """Send what the caller's code has, while the stream takes all of it at once."""
@@ -190,7 +192,7 @@ class Outgoing:
             return
         http1, stream = connection.http1, connection.stream
         self._produced = True
-        end = monotonic() + _TURN_SECONDS
+        end = monotonic() + TURN_SECONDS
         try:
             while not (stream.unsent or stream.closed()):
                 try:

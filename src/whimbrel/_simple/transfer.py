@@ -106,6 +106,7 @@ class Transfer:
             self._challenges = Challenges(plan, exchange) if plan.has_digest else None
             self._outgoing = Outgoing(
                 self._owner._transfer_loop,
+                self._owner._turns,
                 plan,
                 exchange,
                 self._challenges,
@@ -490,7 +491,7 @@ class Transfer:
             return
         connection = self._connection
         limit = self._exchange.profile.stall_timeout
-        mark = (self._received, 0 if connection is None else connection.stream.unsent)
+        mark = (self._received, 0 if connection is None else connection.stream.sent)
         waits_for_us = (
             connection is None
             or (self._download is not None and self._download.paused)

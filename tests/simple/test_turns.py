@@ -1,0 +1,83 @@
+"""`whimbrel._simple.turns`: who is called when, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from whimbrel._simple import turns
+from whimbrel._simple.turns import Turns
+from whimbrel.testing.scripted import ScriptedServer, canned, ok
+
+
+async def test_first_come_first_served_in_the_next_turn() -> None:
+    work = Turns(asyncio.get_running_loop())
+    seen: list[str] = []
+    work.soon(lambda: seen.append("one"))
+    work.soon(lambda: seen.append("two"))
+    assert seen == []
+    await asyncio.sleep(0)
+    assert seen == ["one", "two"]
+
+
+async def test_who_comes_again_has_the_turn_after() -> None:
+    work = Turns(asyncio.get_running_loop())
+    seen: list[int] = []
+
+    def again() -> None:
+        seen.append(len(seen))
+        if len(seen) < 3:
+            work.soon(again)
+
+    work.soon(again)
+    for count in (1, 2, 3, 3):
+        await asyncio.sleep(0)
+        assert len(seen) == count
+
+
+async def test_all_together_have_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.005)
+    work = Turns(asyncio.get_running_loop())
+    seen: list[int] = []
+
+    def long(number: int) -> None:
+        seen.append(number)
+        end = time.monotonic() + 0.006
+        while time.monotonic() < end:
+            pass
+
+    for number in range(3):
+        work.soon(lambda number=number: long(number))
+    for count in (1, 2, 3):
+        await asyncio.sleep(0)
+        assert seen == list(range(count))
+
+
+async def test_uploads_have_their_turns(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is time for one alone, no other is asked for its body in that turn."""
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    loop = asyncio.get_running_loop()
+    turn = 0
+    asked: list[int] = []
+
+    def count() -> None:
+        nonlocal turn, counting
+        turn += 1
+        counting = loop.call_soon(count)
+
+    def body() -> Iterator[bytes]:
+        asked.append(turn)
+        yield b"x"
+
+    async with ScriptedServer(canned(ok())) as server:
+        await asyncio.gather(*(client.fetch(server.url("/")) for _ in range(5)))
+        counting = loop.call_soon(count)
+        await asyncio.gather(
+            *(client.fetch(server.url("/"), method="PUT", body=body()) for _ in range(5))
+        )
+        counting.cancel()
+    assert len(set(asked)) == 5
