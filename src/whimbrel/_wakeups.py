@@ -40,8 +40,9 @@ class Wakeups:
 
     def add(self, future: asyncio.Future[Any], callbacks: Callbacks) -> None:
         """Call each of `callbacks` with `future`, soon."""
+        due = self._due
         for callback, context in callbacks:
-            self._due.append((future, callback, context))
+            due.append((future, callback, context))
         if self._handle is None and not self._held:
             self._handle = self._loop.call_soon(self._run)
 

@@ -1333,7 +1333,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
     def _wake(self, waiters: Callbacks) -> None:
         self._waiters = None
         exchange = self._exchange
-        if exchange is None or exchange.calls_back:
+        if exchange is None or (not exchange.shared and exchange.calls_back):
             # Whom the caller's code has woken, the reader of a queue for one, comes before.
             for callback, context in waiters:
                 self.get_loop().call_soon(callback, self, context=context)

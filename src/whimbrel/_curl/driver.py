@@ -529,6 +529,9 @@ class Driver:
                 return
             self._action(lane, pycurl.SOCKET_TIMEOUT, 0)
         self._on_batch([])
+        if self._attached and not self._closed:
+            # For what began here. Not while a body comes: whoever looks at once gets it in crumbs.
+            self._poller.expect(monotonic())
 
     def _ring(self, lane: _Lane) -> None:
         lane.alarm = None
@@ -554,8 +557,6 @@ class Driver:
         if not self._closed:
             self._reap()
             self._after()
-            if self._attached:
-                self._poller.expect(monotonic())
 
     def _fail_broken(self) -> None:
         broken, self._broken = self._broken, []
