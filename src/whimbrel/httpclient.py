@@ -483,8 +483,12 @@ _BUILT_IN_DEFAULTS: dict[str, Any] = {
 
 
 def _is_plain(given: dict[str, Any]) -> bool:
-    """Whether a request stores nothing but url, method and start_time."""
-    return len(given) == 3 and "start_time" in given and "method" in given
+    """Whether a request stores nothing but url, method and start_time, and maybe a proxy's URL."""
+    return (
+        "start_time" in given
+        and "method" in given
+        and (len(given) == 3 or (len(given) == 4 and type(given.get("proxy")) is str))
+    )
 
 
 _PARAMETERS = frozenset(
@@ -940,6 +944,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         "_in_gate",
         "_notify",
         "_options",
+        "_proxy",
         "_queued",
         "_raises",
         "_sink",
@@ -968,6 +973,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self._sink: _StreamReader | None = None
         self._exchange: Exchange | None = None
         self._options: dict[str, Any] | None = None
+        self._proxy: str | None = None  # of a plain request
         self._wall = time()
         self._clock = clock = client._clock
         self._enqueued = self._started = clock()
@@ -996,7 +1002,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             self._fail(error)
             return
         if _is_plain(request.__dict__) and self._sink is None:
-            client._remember_plain(exchange, queue_timeout)
+            client._remember_plain(exchange, queue_timeout, request.proxy)
         self._enter(exchange, queue_timeout)
 
     def _enter(self, exchange: Exchange, queue_timeout: float) -> None:
@@ -1125,6 +1131,8 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                 "url": self._exchange.url.href,
                 "method": self._exchange.profile.method,
             }
+            if self._proxy is not None:
+                options["proxy"] = self._proxy
         if code not in REDIRECT_CODES or not options["follow_redirects"]:
             return None
         location = headers.get("Location")
@@ -1344,7 +1352,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
 
 
 class _Plain:
-    """What plain requests of one method amount to, by their URLs."""
+    """What plain requests of one method, through one proxy, amount to, by their URLs."""
 
     __slots__ = ("_templates", "exchanges", "queue_timeout")
 
@@ -1366,14 +1374,12 @@ class _Plain:
         template = self._templates.get(parsed.scheme)
         if template is None or parsed.username is not None:
             return None
-        if len(self.exchanges) >= _PLAIN_URLS:
-            self.exchanges.clear()
         exchange = self.exchanges[url] = template.to(parsed)
         exchange.shared = True
         return exchange
 
 
-_PLAIN_URLS = 1024  # whose exchanges are remembered
+_PLAIN_URLS = 4096  # whose exchanges are remembered, of all methods and proxies
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1565,7 +1571,8 @@ class AsyncHTTPClient(Configurable):
         self._environment = EnvironmentProxies.from_environ(os.environ) if trusts else None
         if not self._environment:
             self._environment = None
-        self._plain: dict[str, _Plain] = {}
+        self._plain: dict[str | tuple[str, str | None], _Plain] = {}
+        self._plain_urls = 0
         self._plain_defaults: dict[str, Any] = {}
         # An override of a subclass's may write to what it gets.
         self._shares = getattr(type(self).fetch_impl, "takes_shared", False)
@@ -1582,12 +1589,14 @@ class AsyncHTTPClient(Configurable):
             return self.defaults
         return {"max_body_size": self.max_body_size, **self.defaults}
 
-    # Most fetches of most programs are plain: a URL, a method without a body, and the defaults.
-    # What `prepare` made of the last such request then holds for the next one.
+    # Most fetches of most programs are plain: a URL, a method without a body, perhaps a proxy, and
+    # the defaults. What `prepare` made of the last such request then holds for the next one.
 
-    def _find_plain(self, method: str, url: str) -> tuple[Exchange, float] | None:
+    def _find_plain(
+        self, method: str, url: str, proxy: str | None
+    ) -> tuple[Exchange, float] | None:
         """An Exchange for nothing but that, and its queue time-out; None to go the long way."""
-        plain = self._plain.get(method)
+        plain = self._plain.get(method if proxy is None else (method, proxy))
         if plain is None or self._plain_defaults != self.defaults:
             return None
         exchange = plain.exchanges.get(url)
@@ -1595,11 +1604,12 @@ class AsyncHTTPClient(Configurable):
             exchange = plain.learn(url)
             if exchange is None:
                 return None  # the long way says what is wrong
+            self._count_plain()
         if not self._shares:
             exchange = exchange.to(exchange.url)
         return exchange, plain.queue_timeout
 
-    def _remember_plain(self, exchange: Exchange, queue_timeout: float) -> None:
+    def _remember_plain(self, exchange: Exchange, queue_timeout: float, proxy: Any) -> None:
         if (
             exchange.profile.body == "none"
             and exchange.url.username is None
@@ -1614,10 +1624,20 @@ class AsyncHTTPClient(Configurable):
             if self._plain_defaults != self.defaults:
                 self._plain_defaults = dict(self.defaults)
                 self._plain.clear()
+                self._plain_urls = 0
             method = exchange.profile.method
-            if method not in self._plain:
-                self._plain[method] = _Plain(queue_timeout)
-            self._plain[method].add(exchange)
+            key = method if proxy is None else (method, proxy)
+            if key not in self._plain:
+                self._count_plain()  # a template takes as much room
+                self._plain[key] = _Plain(queue_timeout)
+            self._plain[key].add(exchange)
+
+    def _count_plain(self) -> None:
+        """One more is remembered, perhaps of a proxy or a URL that never comes again."""
+        self._plain_urls += 1
+        if self._plain_urls > _PLAIN_URLS:
+            self._plain.clear()
+            self._plain_urls = 0
 
     def _cookies_for(self, url: URL) -> str | None:
         assert self._jar is not None
@@ -1717,17 +1737,24 @@ class AsyncHTTPClient(Configurable):
             if fault is not None:
                 raise TypeError(f"callback {fault}")
             notify = callback
-        plain = None
-        if type(request) is str and not kwargs:
-            made: HTTPRequest | str = request
-            plain = self._find_plain("GET", request)
+        plain = proxy = None
+        made: HTTPRequest | str
+        if type(request) is str and (
+            not kwargs or (len(kwargs) == 1 and type(proxy := kwargs.get("proxy")) is str)
+        ):
+            made = request
+            if proxy is not None:
+                made = HTTPRequest._plain(request, time())
+                made.proxy = proxy
+            plain = self._find_plain("GET", request, proxy)
         elif isinstance(request, HTTPRequest):
             if kwargs:
                 raise ValueError("kwargs can't be used if request is an HTTPRequest object")
             made = request
             given = made.__dict__
             if _is_plain(given) and type(made.method) is str and type(made.url) is str:
-                plain = self._find_plain(made.method, made.url)
+                proxy = given.get("proxy")
+                plain = self._find_plain(made.method, made.url, proxy)
         else:
             try:
                 made = HTTPRequest(request, **kwargs)
@@ -1740,6 +1767,7 @@ class AsyncHTTPClient(Configurable):
         if plain is None:
             fetch.begin()
         else:
+            fetch._proxy = proxy
             fetch._enter(*plain)
         return fetch
 

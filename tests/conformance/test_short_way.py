@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from whimbrel import httpclient
 from whimbrel.httpclient import HTTPRequest, HTTPResponse
-from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok
+from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok, redirect
 
 
 async def _echo(peer: Peer) -> None:
@@ -44,6 +45,92 @@ async def test_urls_of_two_schemes_in_turn(
                 response = await client.fetch(server.url(f"/{number % 2}"))
                 assert response.body == f"/{number % 2}".encode()
                 assert response.effective_url == server.url(f"/{number % 2}")
+
+
+async def test_proxies_in_turn(client: Any) -> None:
+    """Each request goes through the one that it names, with its credentials, or straight."""
+
+    async def answer(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            user = request.get("Proxy-Authorization") or "nobody"
+            await peer.send(ok(f"{request.target} {user}".encode()))
+
+    async with (
+        ScriptedServer(answer) as origin,
+        ScriptedServer(answer) as one,
+        ScriptedServer(answer) as two,
+    ):
+        url = origin.url("/x")
+        ada = one.url("").replace("http://", "http://ada:pw@").rstrip("/")
+        for _ in range(3):
+            for proxy, server, user in (
+                (one.url("").rstrip("/"), one, "nobody"),
+                (ada, one, "Basic YWRhOnB3"),
+                (two.url("").rstrip("/"), two, "nobody"),
+            ):
+                response = await client.fetch(url, proxy=proxy)
+                assert response.body == f"{url} {user}".encode()
+                assert response.request.proxy == proxy
+                assert response.proxy == server.url("").rstrip("/")
+                request = HTTPRequest(url, proxy=proxy)
+                assert (await client.fetch(request)).body == response.body
+            response = await client.fetch(url)
+            assert response.body == b"/x nobody"
+            assert response.request.proxy is None
+            assert response.proxy is None
+        assert len(origin.requests) == 3
+
+
+async def test_a_redirect_keeps_the_proxy(client: Any) -> None:
+    async def answer(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            if request.target.endswith("/old"):
+                await peer.send(redirect("/new"))
+            else:
+                await peer.send(ok(request.target.encode()))
+
+    async with ScriptedServer(answer) as proxy:
+        for _ in range(3):
+            request = HTTPRequest("http://origin.test/old", proxy=proxy.url("").rstrip("/"))
+            fetch = client.fetch(request)
+            request.proxy = "http://127.0.0.1:1"  # too late
+            assert (await fetch).body == b"http://origin.test/new"
+
+
+async def test_what_is_no_proxy(client: Any) -> None:
+    """It says so the second time as well."""
+    async with ScriptedServer(_echo) as server:
+        await client.fetch(server.url("/"))
+        for _ in range(2):
+            with pytest.raises(ValueError, match="unknown scheme"):
+                await client.fetch(server.url("/"), proxy="gopher://127.0.0.1:1")
+            with pytest.raises(ValueError, match="proxy must be a URL"):
+                await client.fetch(server.url("/"), proxy=7)
+
+
+async def test_what_is_remembered_is_bounded(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of URLs and proxies may follow each other."""
+    monkeypatch.setattr(httpclient, "_PLAIN_URLS", 4)
+    async with ScriptedServer(_echo) as server, ScriptedServer(_echo) as proxy:
+        for number in range(12):
+            path = f"/{number}"
+            assert (await client.fetch(server.url(path))).body == path.encode()
+            through = proxy.url("").replace("http://", f"http://u{number}:x@").rstrip("/")
+            response = await client.fetch(server.url("/p"), proxy=through)
+            assert response.body == server.url("/p").encode()
+            assert _kept(client) <= 5
+        # Proxies whose user names are never the same, as those that tell sessions apart.
+        for number in range(12):
+            through = proxy.url("").replace("http://", f"http://v{number}:x@").rstrip("/")
+            await client.fetch(server.url("/p"), proxy=through)
+            assert _kept(client) <= 5
+
+
+def _kept(client: Any) -> int:
+    kept = client._plain.values()
+    return len(kept) + sum(len(plain.exchanges) for plain in kept)
 
 
 async def test_an_override_may_write_to_its_exchange(client_class: type[Any]) -> None:
