@@ -297,6 +297,9 @@ class Driver:
     # Into libcurl
 
     def _add(self, easy: pycurl.Curl) -> None:
+        is_shown = easy in self._shown
+        if is_shown:
+            self._shown.remove(easy)
         if easy not in self._transfers:
             return  # cancelled before it began
         self._inside = True
@@ -304,8 +307,7 @@ class Driver:
             lane = self._lanes[0] if self._lanes else self._open_lane()
             if lane.attached >= LANE:
                 lane = self._lane_with_room()
-            if easy in self._shown:
-                self._shown.remove(easy)
+            if is_shown:
                 lane.multi.setopt(pycurl.M_TIMERFUNCTION, partial(self._on_timer, lane))
             lane.multi.add_handle(easy)
             self._attached[easy] = lane

@@ -724,7 +724,9 @@ class Transfer:
             if exchange.request_timeout:
                 rest = exchange.request_timeout - self.easy.getinfo(pycurl.TOTAL_TIME)
                 self.easy.setopt(pycurl.TIMEOUT_MS, milliseconds(max(rest, 0.001)))
-            self._owner._driver.start(self.easy, self._done)
+            self._owner._driver.start(
+                self.easy, self._done, is_shown=exchange.prepare_curl_callback is not None
+            )
         except (pycurl.error, RuntimeError) as error:
             self._complete(FAILED, str(error))
 
