@@ -29,7 +29,10 @@ class Wakeups:
         self._held = False
 
     def begin_turn(self) -> None:
-        """Answers are about to come: who waits for them is called by `end_turn`."""
+        """Answers are about to come: who waits for them is called by `end_turn`.
+
+        Not before that, even if code of the caller's runs the loop from within the turn.
+        """
         self._held = True
 
     def end_turn(self) -> None:

@@ -938,6 +938,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         "_client",
         "_clock",
         "_deadline",
+        "_defaults",
         "_enqueued",
         "_exchange",
         "_history",
@@ -973,7 +974,8 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self._sink: _StreamReader | None = None
         self._exchange: Exchange | None = None
         self._options: dict[str, Any] | None = None
-        self._proxy: str | None = None  # of a plain request
+        self._proxy: str | None = None  # of a plain request, which has these:
+        self._defaults: dict[str, Any]
         self._wall = time()
         self._clock = clock = client._clock
         self._enqueued = self._started = clock()
@@ -1002,7 +1004,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             self._fail(error)
             return
         if _is_plain(request.__dict__) and self._sink is None:
-            client._remember_plain(exchange, queue_timeout, request.proxy)
+            client._remember_plain(exchange, queue_timeout, request.__dict__.get("proxy"))
         self._enter(exchange, queue_timeout)
 
     def _enter(self, exchange: Exchange, queue_timeout: float) -> None:
@@ -1126,13 +1128,13 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         if options is None:
             # A plain request took the short way; now that it matters, merge after all.
             assert self._exchange is not None
-            options = self._options = {
-                **self._client._merged_defaults,
+            given = {
                 "url": self._exchange.url.href,
                 "method": self._exchange.profile.method,
+                "proxy": self._proxy,
             }
-            if self._proxy is not None:
-                options["proxy"] = self._proxy
+            defaults = {"max_body_size": self._client.max_body_size, **self._defaults}
+            options = self._options = merge_options(defaults, given)
         if code not in REDIRECT_CODES or not options["follow_redirects"]:
             return None
         location = headers.get("Location")
@@ -1768,6 +1770,7 @@ class AsyncHTTPClient(Configurable):
             fetch.begin()
         else:
             fetch._proxy = proxy
+            fetch._defaults = self._plain_defaults
             fetch._enter(*plain)
         return fetch
 

@@ -99,6 +99,70 @@ async def test_a_redirect_keeps_the_proxy(client: Any) -> None:
             assert (await fetch).body == b"http://origin.test/new"
 
 
+@pytest.mark.parametrize("default", ["credentials", "host"])
+async def test_the_default_proxy_and_a_redirect_through_another(
+    make_client: Callable[..., Any], default: str
+) -> None:
+    """A request's own proxy wins whole, each time: the other's credentials are not for it."""
+
+    async def answer(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            if request.target.endswith("/old"):
+                await peer.send(redirect("/new"))
+            else:
+                await peer.send(ok(str(request.get("Proxy-Authorization")).encode()))
+
+    async with ScriptedServer(answer) as own, ScriptedServer(answer) as other:
+        if default == "host":
+            defaults = {"proxy_host": "127.0.0.1", "proxy_port": own.address[1]}
+        else:
+            defaults = {
+                "proxy": own.url("").rstrip("/"),
+                "proxy_username": "corp",
+                "proxy_password": "secret",
+            }
+        client = make_client(defaults=defaults)
+        for _ in range(3):
+            response = await client.fetch("http://origin.test/old", proxy=other.url("").rstrip("/"))
+            assert response.body == b"None"
+        assert not own.requests
+
+
+async def test_defaults_that_change_before_a_redirect(client: Any) -> None:
+    """What held when a fetch began holds for all of it."""
+    changed = asyncio.Event()
+
+    async def answer(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            if request.target == "/old":
+                await changed.wait()
+                await peer.send(redirect("/new"))
+            else:
+                await peer.send(ok(str(request.get("User-Agent")).encode()))
+
+    async with ScriptedServer(answer) as server:
+        client.defaults["user_agent"] = "before"
+        changed.set()
+        await client.fetch(server.url("/old"))
+        changed.clear()
+        fetch = client.fetch(server.url("/old"))
+        client.defaults["user_agent"] = "after"
+        changed.set()
+        assert (await fetch).body == b"before"
+
+
+async def test_a_class_with_a_proxy_is_no_request_with_one(client: Any) -> None:
+    async with ScriptedServer(_echo) as server, ScriptedServer(_echo) as proxy:
+        through = proxy.url("").rstrip("/")
+        kind: Any = type("Kind", (HTTPRequest,), {"proxy": through})
+        await client.fetch(kind(server.url("/x")))
+        for _ in range(2):
+            response = await client.fetch(server.url("/x"), proxy=through)
+            assert response.body == server.url("/x").encode()
+
+
 async def test_what_is_no_proxy(client: Any) -> None:
     """It says so the second time as well."""
     async with ScriptedServer(_echo) as server:

@@ -228,6 +228,48 @@ async def test_a_caller_resumes_a_handle(use_epoll: bool) -> None:
         assert got == [b"/hello"]
 
 
+async def test_a_handle_is_resumed_from_a_callback_on_another_multi(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "LANE", 1)
+    paused: list[pycurl.Curl] = []
+    got: list[bytes] = []
+
+    def prepare(easy: pycurl.Curl) -> None:
+        def write(chunk: bytes) -> int | None:
+            if not paused:
+                paused.append(easy)
+                return int(pycurl.WRITEFUNC_PAUSE)
+            got.append(chunk)
+            return None
+
+        easy.setopt(pycurl.WRITEFUNCTION, write)
+
+    async with ScriptedServer(_echo) as server:
+        held = client.fetch(server.url("/held"), prepare_curl_callback=prepare, request_timeout=10)
+        await until(lambda: paused)
+        await client.fetch(
+            server.url("/other"),
+            streaming_callback=lambda chunk: paused[0].pause(pycurl.PAUSE_CONT),
+        )
+        assert len(client._driver._lanes) == 2
+        await held
+        assert got == [b"/held"]
+
+
+async def test_a_cancelled_handle_is_not_kept(client: Any) -> None:
+    """One that was given away, and was to begin when libcurl returned."""
+
+    async with ScriptedServer(_echo) as server:
+
+        def header(line: str) -> None:
+            client.fetch(server.url("/x"), prepare_curl_callback=lambda easy: None).cancel()
+
+        await client.fetch(server.url("/"), header_callback=header)
+        await until(lambda: not client._driver._deferred)
+        assert not client._driver._shown
+
+
 async def test_a_socket_option_function_of_the_callers(client: Any) -> None:
     """A new connection that got the port of an old one is not taken for that."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

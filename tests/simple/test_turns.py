@@ -57,6 +57,26 @@ async def test_all_together_have_a_share(monkeypatch: pytest.MonkeyPatch) -> Non
         assert seen == list(range(count))
 
 
+async def test_a_call_that_runs_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As notebooks do: the others have their turn from within."""
+    monkeypatch.setattr(turns, "TURN_SECONDS", 10.0)
+    loop = asyncio.get_running_loop()
+    work = Turns(loop)
+    seen: list[str] = []
+
+    def nests() -> None:
+        seen.append("nests")
+        work._run()  # what the loop would call
+        seen.append("goes on")
+
+    work.soon(nests)
+    work.soon(lambda: seen.append("other"))
+    await asyncio.sleep(0)
+    assert seen == ["nests", "other", "goes on"]
+    await asyncio.sleep(0)
+    assert len(seen) == 3
+
+
 async def test_uploads_have_their_turns(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is time for one alone, no other is asked for its body in that turn."""
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)

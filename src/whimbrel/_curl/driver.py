@@ -7,7 +7,7 @@ The rules:
    while libcurl is running waits for the next turn of the loop.
 2. libcurl is asked when it wants to be called next (`multi.timeout`) once all that was to be done
    has been done, and not told to say so with each change (M_TIMERFUNCTION), which costs more; but
-   for multis on which a caller has a handle, whose `pause` nobody else tells of. -1 deletes the
+   for multis on which a caller has had a handle, whose `pause` nobody else tells of. -1 deletes the
    timer; a new value replaces the old one; 0 is soon, not now.
 3. The same fd number may come back as another socket (curl's MULTI-EV page, "Come Again"). A
    socket whose transfer ended stays registered while its connection idles, but every activation
@@ -260,6 +260,7 @@ class Driver:
         lanes, poller = self._lanes, self._poller
         easies = {**self._attached, **self._transfers}
         self._transfers.clear()
+        self._shown.clear()
 
         def finish() -> None:
             _close_multis([lane.multi for lane in lanes], easies)
@@ -482,7 +483,7 @@ class Driver:
 
     def _on_timer(self, lane: _Lane, timeout_ms: int) -> None:
         """M_TIMERFUNCTION, where libcurl may be called by others than this driver."""
-        if not self._inside:
+        if not (self._inside and lane.acted):  # else it is asked anyway, when libcurl returns
             lane.acted = True
             self._run_soon(lane)
 

@@ -34,12 +34,14 @@ class Turns:
 
     def _run(self) -> None:
         self._is_soon = False
+        due = self._due
+        count = len(due)  # who comes again has the turn after
+        if count > 1:
+            self._call_soon()  # for the rest; also where a call runs the loop, as in notebooks
         end = monotonic() + TURN_SECONDS
-        try:
-            for _ in range(len(self._due)):
-                self._due.popleft()()
-                if monotonic() > end:
-                    break
-        finally:
-            if self._due:
-                self._call_soon()
+        for _ in range(count):
+            if not due:
+                break
+            due.popleft()()
+            if monotonic() > end:
+                break
