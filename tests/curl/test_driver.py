@@ -351,9 +351,10 @@ async def test_rule_2_whoever_waits_for_a_connection_goes_on(rig: Rig, how: str)
 async def test_rule_2_a_deleted_timer_does_not_ring(rig: Rig, saboteur: Saboteur) -> None:
     """-1 deletes the timer: the time-out of a transfer that has ended wakes libcurl no more."""
     async with ScriptedServer(canned(ok())) as server:
-        assert await rig.get(server.url(), TIMEOUT_MS=150) == (0, b"ok")
+        # Long enough for a machine that is busy.
+        assert await rig.get(server.url(), TIMEOUT_MS=500) == (0, b"ok")
         saboteur.calls.clear()
-        await _pass(QUIET)
+        await _pass(0.7)
         assert saboteur.calls["socket_action"] == 0
 
 
