@@ -162,17 +162,22 @@ async def test_copies_have_the_same_request(client: Any) -> None:
 def test_a_row_of_requests_takes_one_turn_of_the_loop_each(client_class: type[Any]) -> None:
     """Who waits is woken in the turn in which the answer came, and asks again in that."""
     turns = 0
+    asleep = threading.Event()
 
     class Counting(selectors.DefaultSelector):
         def select(self, timeout: float | None = None) -> Any:
             nonlocal turns
             turns += 1
+            if timeout is None or timeout > 0:
+                asleep.set()
             return super().select(timeout)
 
     def serve() -> None:
         peer, _ = listener.accept()
         with peer:
             while peer.recv(65536):
+                asleep.wait(10)  # an answer within fetch() would be another thing
+                asleep.clear()
                 peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
     async def main(url: str) -> int:

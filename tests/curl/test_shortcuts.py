@@ -122,6 +122,7 @@ async def test_stray_bytes_behind_more_than_a_turn_serves(
 
 async def test_a_stale_connection_leaves_nothing_in_the_handle(client: Any) -> None:
     """It was turned away for one request; the next ones share a connection again."""
+    has_both = asyncio.Event()
 
     async def handler(peer: Peer) -> None:
         request = await peer.read_request()
@@ -129,6 +130,7 @@ async def test_a_stale_connection_leaves_nothing_in_the_handle(client: Any) -> N
         if peer is server.connections[0]:
             await peer.read_request()
             await peer.send(ok(b"second"))
+            await has_both.wait()
             await peer.send(b"stray")
             await peer.closed()
             return
@@ -137,6 +139,7 @@ async def test_a_stale_connection_leaves_nothing_in_the_handle(client: Any) -> N
     async with ScriptedServer(handler) as server:
         url = server.url("/")
         responses = [await client.fetch(url) for _ in range(2)]
+        has_both.set()
         await until(lambda: client._tainted)
         # The same URL, so that the handle has these very options.
         responses += [await client.fetch(url) for _ in range(4)]
