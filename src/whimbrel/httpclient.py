@@ -994,7 +994,9 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         request = self._request
         try:
             # Everything the caller gave is read here, once: `request` may change afterwards.
-            self._options = options = merge_options(client._merged_defaults, request.__dict__)
+            self._options = options = merge_options(
+                client._completed(client.defaults), request.__dict__
+            )
             exchange = self._prepare(options)
             _check_max_redirects(options["max_redirects"])
             queue_timeout = queue_limit(
@@ -1133,8 +1135,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                 "method": self._exchange.profile.method,
                 "proxy": self._proxy,
             }
-            defaults = {"max_body_size": self._client.max_body_size, **self._defaults}
-            options = self._options = merge_options(defaults, given)
+            options = self._options = merge_options(self._client._completed(self._defaults), given)
         if code not in REDIRECT_CODES or not options["follow_redirects"]:
             return None
         location = headers.get("Location")
@@ -1584,12 +1585,11 @@ class AsyncHTTPClient(Configurable):
         self.busy_poll = busy_poll_seconds(busy_poll)
         self._closed = False
 
-    @property
-    def _merged_defaults(self) -> dict[str, Any]:
+    def _completed(self, defaults: dict[str, Any]) -> dict[str, Any]:
         # `defaults` is public and may be changed at any time; "merge once" is per fetch.
-        if "max_body_size" in self.defaults:
-            return self.defaults
-        return {"max_body_size": self.max_body_size, **self.defaults}
+        if "max_body_size" in defaults:
+            return defaults
+        return {"max_body_size": self.max_body_size, **defaults}
 
     # Most fetches of most programs are plain: a URL, a method without a body, perhaps a proxy, and
     # the defaults. What `prepare` made of the last such request then holds for the next one.

@@ -14,7 +14,15 @@ import pytest
 
 from whimbrel import httpclient
 from whimbrel.httpclient import HTTPRequest, HTTPResponse
-from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok, redirect
+from whimbrel.testing.scripted import (
+    Handler,
+    Peer,
+    RecordedRequest,
+    ScriptedServer,
+    canned,
+    ok,
+    redirect,
+)
 
 
 async def _echo(peer: Peer) -> None:
@@ -82,16 +90,22 @@ async def test_proxies_in_turn(client: Any) -> None:
         assert len(origin.requests) == 3
 
 
-async def test_a_redirect_keeps_the_proxy(client: Any) -> None:
+def _moved(tell: Callable[[RecordedRequest], str | None]) -> Handler:
+    """A proxy whose origin has moved /old to /new, where it answers with what `tell` says."""
+
     async def answer(peer: Peer) -> None:
         while True:
             request = await peer.read_request()
             if request.target.endswith("/old"):
                 await peer.send(redirect("/new"))
             else:
-                await peer.send(ok(request.target.encode()))
+                await peer.send(ok(str(tell(request)).encode()))
 
-    async with ScriptedServer(answer) as proxy:
+    return answer
+
+
+async def test_a_redirect_keeps_the_proxy(client: Any) -> None:
+    async with ScriptedServer(_moved(lambda request: request.target)) as proxy:
         for _ in range(3):
             request = HTTPRequest("http://origin.test/old", proxy=proxy.url("").rstrip("/"))
             fetch = client.fetch(request)
@@ -104,15 +118,7 @@ async def test_the_default_proxy_and_a_redirect_through_another(
     make_client: Callable[..., Any], default: str
 ) -> None:
     """A request's own proxy wins whole, each time: the other's credentials are not for it."""
-
-    async def answer(peer: Peer) -> None:
-        while True:
-            request = await peer.read_request()
-            if request.target.endswith("/old"):
-                await peer.send(redirect("/new"))
-            else:
-                await peer.send(ok(str(request.get("Proxy-Authorization")).encode()))
-
+    answer = _moved(lambda request: request.get("Proxy-Authorization"))
     async with ScriptedServer(answer) as own, ScriptedServer(answer) as other:
         if default == "host":
             defaults = {"proxy_host": "127.0.0.1", "proxy_port": own.address[1]}

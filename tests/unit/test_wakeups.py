@@ -17,6 +17,13 @@ async def _turn() -> None:
     await asyncio.sleep(0)
 
 
+def _made(
+    loop: asyncio.AbstractEventLoop,
+) -> tuple[Wakeups, asyncio.Future[Any], contextvars.Context]:
+    """What a test is about, a future that somebody waits for, and their context."""
+    return Wakeups(loop), loop.create_future(), contextvars.copy_context()
+
+
 async def test_all_of_a_turn_in_order_and_in_the_next_one() -> None:
     loop = asyncio.get_running_loop()
     wakeups = Wakeups(loop)
@@ -32,9 +39,7 @@ async def test_all_of_a_turn_in_order_and_in_the_next_one() -> None:
 
 async def test_what_a_callback_brings_about_has_its_turn_later() -> None:
     loop = asyncio.get_running_loop()
-    wakeups = Wakeups(loop)
-    future = loop.create_future()
-    context = contextvars.copy_context()
+    wakeups, future, context = _made(loop)
     seen: list[str] = []
 
     def first(_: object) -> None:
@@ -50,10 +55,7 @@ async def test_what_a_callback_brings_about_has_its_turn_later() -> None:
 
 
 async def test_who_waits_for_what_comes_in_a_turn_is_called_at_its_end() -> None:
-    loop = asyncio.get_running_loop()
-    wakeups = Wakeups(loop)
-    future = loop.create_future()
-    context = contextvars.copy_context()
+    wakeups, future, context = _made(asyncio.get_running_loop())
     seen: list[str] = []
 
     def first(_: object) -> None:
@@ -75,10 +77,7 @@ async def test_who_waits_for_what_comes_in_a_turn_is_called_at_its_end() -> None
 
 
 async def test_nobody_overtakes_those_who_wait_already() -> None:
-    loop = asyncio.get_running_loop()
-    wakeups = Wakeups(loop)
-    future = loop.create_future()
-    context = contextvars.copy_context()
+    wakeups, future, context = _made(asyncio.get_running_loop())
     seen: list[str] = []
     wakeups.add(future, [(lambda _: seen.append("before"), context)])
     wakeups.begin_turn()
@@ -93,9 +92,7 @@ def test_who_runs_the_loop_from_within_keeps_nobody_waiting() -> None:
     """As notebooks do: the others are woken by the nested run."""
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
-        wakeups = Wakeups(loop)
-        future = loop.create_future()
-        context = contextvars.copy_context()
+        wakeups, future, context = _made(loop)
         seen: list[str] = []
 
         def nests(_: object) -> None:
