@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import math
 from collections.abc import Callable
-from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")  # hashable
 
-# Of an entry in the heap, which is sorted by its first two.
-_DUE, _ORDER, _ITEM = range(3)
-_GONE: Any = object()
+_REST = 0.001
+"""Seconds between two rings for each thousand items: a ring looks at all of them, which takes about
+a tenth of that, and where they expire one by one it would do nothing else."""
 
 
 class Deadlines(Generic[T]):
     """Items, each with the time at which it expires unless it is discarded before.
 
-    What comes and goes between two rings of the timer costs a dict entry: only what is still
-    there when it rings is put into a heap, once.
+    What comes and goes between two rings of the timer costs a dict entry. Nothing is sorted: a ring
+    goes through all items for the earliest, which C does. With some thousands of them a deadline
+    may be late by as many microseconds.
     """
 
-    __slots__ = (
-        "_entries",
-        "_expired",
-        "_heap",
-        "_linger",
-        "_loop",
-        "_new",
-        "_order",
-        "_timer",
-        "_when",
-    )
+    __slots__ = ("_due", "_expired", "_linger", "_loop", "_not_before", "_timer", "_when")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, expired: Callable[[T], None], linger: float = 0.0
@@ -46,43 +35,30 @@ class Deadlines(Generic[T]):
         self._loop = loop
         self._expired = expired
         self._linger = linger
-        self._new: dict[T, float] = {}  # not in the heap yet
-        self._entries: dict[T, list[Any]] = {}  # in the heap
-        self._heap: list[list[Any]] = []
-        self._order = count()
+        self._due: dict[T, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._when = math.inf  # when it rings
+        self._not_before = -math.inf  # so soon it may ring
 
     def add(self, item: T, due: float) -> None:
         """Let `item` expire at `due`, in the loop's time; a deadline that it has is replaced.
 
-        One that has passed already makes it expire in the next turn of the loop.
+        One that has passed already makes it expire in a later turn of the loop.
         """
-        if item in self._entries:
-            self._take_out(item)
-        self._new[item] = due
+        self._due[item] = due
         if due < self._when:
             self._arm(due)
 
     def discard(self, item: T) -> None:
         """Take `item` out; nothing happens if it is not there."""
-        if self._new.pop(item, None) is None:
-            self._take_out(item)
-        if not self._linger and not self._new and not self._entries:
-            self.close()
+        self._due.pop(item, None)
+        if not self._linger and not self._due:
+            self._disarm()
 
     def close(self) -> None:
         """Forget all items, and cancel the timer."""
-        self._new.clear()
-        self._entries.clear()
-        self._heap.clear()
+        self._due.clear()
         self._disarm()
-
-    def _take_out(self, item: T) -> None:
-        entry = self._entries.pop(item, None)
-        if entry is not None:
-            # It stays in the heap for now, but holds nobody's request and response.
-            entry[_ITEM] = _GONE
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -91,34 +67,33 @@ class Deadlines(Generic[T]):
             self._when = math.inf
 
     def _arm(self, due: float) -> None:
-        self._disarm()
+        """Ring at `due`, unless that is never; with `linger` earlier, after much work later."""
+        if due == math.inf:
+            return
         if self._linger:
             due = min(due, self._loop.time() + self._linger)
-        self._when = due
-        self._timer = self._loop.call_at(due, self._ring)
+        when = max(due, self._not_before)
+        if when < self._when:
+            self._disarm()
+            self._when = when
+            self._timer = self._loop.call_at(when, self._ring)
 
     def _ring(self) -> None:
         self._disarm()
-        heap = self._heap
-        for item, due in self._new.items():
-            self._entries[item] = entry = [due, next(self._order), item]
-            heapq.heappush(heap, entry)
-        self._new.clear()
+        dues = self._due
+        earliest = min(dues.values(), default=math.inf)
         now = self._loop.time()
+        self._not_before = now + len(dues) // 1000 * _REST
+        if earliest > now:
+            self._arm(earliest)
+            return
+        passed = [item for item, due in dues.items() if due <= now]
+        passed.sort(key=dues.__getitem__)
         try:
-            while heap and (heap[0][_DUE] <= now or heap[0][_ITEM] is _GONE):
-                item = heapq.heappop(heap)[_ITEM]
-                if item is not _GONE:
-                    del self._entries[item]
+            for item in passed:
+                # Unless a callback has discarded it, or given it another deadline.
+                if dues.get(item, math.inf) <= now:
+                    del dues[item]
                     self._expired(item)
         finally:
-            self._tidy()
-
-    def _tidy(self) -> None:
-        """Bound the heap, in which the departed stay, and wait for the first that is left."""
-        heap = self._heap
-        if len(heap) > 2 * len(self._entries) + 64:
-            heap[:] = [entry for entry in heap if entry[_ITEM] is not _GONE]
-            heapq.heapify(heap)
-        if heap and heap[0][_DUE] < self._when:
-            self._arm(heap[0][_DUE])
+            self._arm(min(dues.values(), default=math.inf))
