@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from whimbrel._http1.errors import ProtocolError
 from whimbrel._http1.framing import LENGTH, NONE
 from whimbrel._http1.grammar import LIMITS, Limits
-from whimbrel._http1.protocol import Event, Head, Protocol, Role
+from whimbrel._http1.protocol import Event, Head, KnownHeads, Protocol, Role
 
 CLIENT = Role.CLIENT
 SERVER = Role.SERVER
@@ -48,10 +48,15 @@ class Told(NamedTuple):
 
 
 def connection(
-    role: Role, method: str = "GET", *, upgrade: bool = False, limits: Limits = LIMITS
+    role: Role,
+    method: str = "GET",
+    *,
+    upgrade: bool = False,
+    limits: Limits = LIMITS,
+    known: KnownHeads | None = None,
 ) -> Protocol:
     """A connection at which the peer has its turn: a client's has sent its request."""
-    protocol = Protocol(role, limits)
+    protocol = Protocol(role, limits, known)
     if role is CLIENT:
         protocol.start_request(method, NONE, upgrade=upgrade)
     return protocol

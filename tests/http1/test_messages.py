@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from whimbrel._http1.errors import IncompleteError
+from whimbrel._http1.errors import IncompleteError, ProtocolError
 from whimbrel._http1.framing import LENGTH, NONE
-from whimbrel._http1.protocol import Event, Head, Protocol
+from whimbrel._http1.protocol import Event, Head, KnownHeads, Protocol
 
 from .messages import END, REQUESTS, RESPONSES
 from .support import CLIENT, SERVER, connection, feed, splits, told_by
@@ -125,6 +125,62 @@ def test_one_response_after_another(first: str) -> None:
             after.start_request(method, NONE)
             alone = feed(connection(CLIENT, method), [message.wire])
             assert feed(after, [message.wire], whole=True) == alone
+
+
+@pytest.mark.parametrize("first", RESPONSES)
+def test_connections_may_share_what_they_know(first: str) -> None:
+    """Whatever came on one connection, by whichever cuts, a response on another is what it is."""
+    for message in RESPONSES.values():
+        behind_head = message.wire.find(b"\r\n\r\n") + 4
+        for method in ("GET", "HEAD", "CONNECT"):
+            for size in (len(message.wire), behind_head, behind_head + 1):
+                pieces = [piece for piece in (message.wire[:size], message.wire[size:]) if piece]
+                alone = feed(connection(CLIENT, method), pieces)
+                known = KnownHeads(256)
+                feed(
+                    connection(CLIENT, RESPONSES[first].method, known=known),
+                    [RESPONSES[first].wire],
+                )
+                for _ in range(2):
+                    sharing = connection(CLIENT, method, known=known)
+                    assert feed(sharing, pieces, whole=True) == alone
+
+
+def test_an_interim_response_is_not_remembered() -> None:
+    """Whether 101 may be depends on what was asked for."""
+    known = KnownHeads(256)
+    switching = [b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]
+    assert feed(connection(CLIENT, upgrade=True, known=known), switching, whole=True).error is None
+    told = feed(connection(CLIENT, known=known), switching, whole=True)
+    assert told.error is ProtocolError
+
+
+def test_what_is_known_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On all connections that share it; of a head that is answered by itself, too."""
+    parsed: list[bytes] = []
+    parse = Protocol._parse_head
+
+    def counted(protocol: Protocol, buffer: bytes, start: int, end: int) -> Head:
+        parsed.append(bytes(buffer[start:end]))
+        return parse(protocol, buffer, start, end)
+
+    monkeypatch.setattr(Protocol, "_parse_head", counted)
+    known = KnownHeads(3)
+    heads = [b"HTTP/1.1 200 OK\r\nX: %d\r\nContent-Length: 1\r\n\r\n" % n for n in range(3)]
+    for body in (b"a", b"b", b""):
+        for head in heads:
+            told = feed(connection(CLIENT, known=known), [head + body], eof=False, whole=True)
+            assert told.body == body
+    assert parsed == heads
+    # A fourth is one too many: all have to be learned anew.
+    feed(connection(CLIENT, known=known), [b"HTTP/1.1 204 \r\n\r\n"], whole=True)
+    feed(connection(CLIENT, known=known), [heads[0] + b"a"], whole=True)
+    assert len(parsed) == 5
+    # What is large is not kept.
+    large = b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2048 + b"\r\nContent-Length: 0\r\n\r\n"
+    for _ in range(2):
+        feed(connection(CLIENT, known=known), [large], whole=True)
+    assert len(parsed) == 7
 
 
 def test_one_request_after_another() -> None:

@@ -120,6 +120,39 @@ class Head:
         return f"<Head {start} {self.framing} {len(self.block)} bytes>"
 
 
+class KnownHeads:
+    """Heads that have been parsed, by their bytes: the same bytes mean the same.
+
+    Who is asked again and again answers with one head for as long as its Date lasts, on all of its
+    connections; who asks again sends the same head each time. Connections may share one that have
+    the same role and limits. At most `most` heads are kept, large ones not at all.
+    """
+
+    __slots__ = ("_heads", "_most", "last")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._heads: dict[bytes, Head] = {}
+        self.last: Head | None = None  # which saves the search for the end of the next, and a hash
+
+    def find(self, block: bytes) -> Head | None:
+        """The head with these bytes, if it is known."""
+        found = self._heads.get(block)
+        if found is not None:
+            self.last = found
+        return found
+
+    def add(self, head: Head) -> None:
+        """Remember `head`."""
+        if len(head.block) <= _KNOWN_BYTES:
+            if len(self._heads) >= self._most:
+                self._heads.clear()
+            self._heads[head.block] = self.last = head
+
+
+_KNOWN_BYTES = 2048
+
+
 # Where a chunked body is: at a size line, in a chunk's data, at the CRLF behind it, in trailers.
 _SIZE: Final = 0
 _DATA: Final = 1
@@ -130,7 +163,8 @@ _TRAILERS: Final = 3
 class Protocol:
     """The state of one connection; see the rules above.
 
-    `role` is our own end. `limits` bounds what the peer may send.
+    `role` is our own end. `limits` bounds what the peer may send. `known` may be shared; None is
+    one of its own, for the last head.
     """
 
     __slots__ = (
@@ -141,8 +175,7 @@ class Protocol:
         "_head",
         "_interim",
         "_is_client",
-        "_last_head",
-        "_last_method",
+        "_known",
         "_left",
         "_limits",
         "_method",
@@ -159,7 +192,10 @@ class Protocol:
         "trailers",
     )
 
-    def __init__(self, role: Role, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, role: Role, limits: Limits = LIMITS, known: KnownHeads | None = None
+    ) -> None:
+        self._known = KnownHeads(1) if known is None else known
         self._is_client = role is Role.CLIENT
         self._limits = limits
         self._buffer: bytes | bytearray = b""
@@ -168,8 +204,6 @@ class Protocol:
         self._start_line_seen = False
         self._eof = False
         self._head: Head | None = None  # parsed, and not yet given out
-        self._last_head: Head | None = None  # of the last message that `receive_whole` took
-        self._last_method = ""
         self._interim = 0
         self._method = ""
         self._upgrade = False
@@ -239,44 +273,43 @@ class Protocol:
         ):
             self.receive(data)
             return None
-        known = self._last_head
-        if known is not None and data.startswith(known.block):
-            # The same bytes mean the same. Who is asked again and again answers with one head
-            # for as long as its Date lasts; who asks again sends the same head each time.
-            end = len(known.block)
-            if len(data) - end == known.length and (
-                not self._is_client or self._last_method == self._method
-            ):
-                self._method = known.method if not self._is_client else self._method
-                self._their_keep_alive = known.keep_alive
-                self.their_state = DONE
-                return known, data[end:]
-        end = data.find(b"\r\n\r\n") + 4
-        if end == 3 or data[0] == 13:  # a blank line, which may precede a request
-            self.receive(data)
-            return None
-        self._buffer = data
-        self._position = self._scanned = 0
-        try:
-            head = self._parse_head(data, 0, end)
-        except ProtocolError:
-            self.their_state = ERROR
-            raise
-        end = self._position
+        is_client = self._is_client
+        knowable = not is_client or self._method not in _SPECIAL_METHODS
+        head = self._known.last
+        if head is not None and knowable and data.startswith(head.block):
+            end = len(head.block)
+        else:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3 or data[0] == 13:  # a blank line, which may precede a request
+                self.receive(data)
+                return None
+            head = self._known.find(data[:end]) if knowable else None
+        if head is None:
+            self._buffer = data
+            self._position = self._scanned = 0
+            try:
+                head = self._parse_head(data, 0, end)
+            except ProtocolError:
+                self.their_state = ERROR
+                raise
+            end = self._position
+            if knowable and not (is_client and head.code < 200):
+                self._known.add(head)
+            self._position = len(data)
         if (
-            (self._framing is LENGTH or self._framing is NONE)
-            and len(data) - end == self._left
-            and not (self._is_client and (head.code < 200 or self._method == "CONNECT"))
+            len(data) - end == head.length
+            and (head.framing is LENGTH or head.framing is NONE)
+            and not (is_client and (head.code < 200 or self._method == "CONNECT"))
         ):
-            if not self._is_client:
+            if not is_client:
                 self._method = head.method
             self._their_keep_alive = head.keep_alive
             self.their_state = DONE
-            self._position = len(data)
             self._left = 0
-            self._last_head = head
-            self._last_method = self._method
             return head, data[end:]
+        self._buffer = data
+        self._position = self._scanned = end
+        self._frame(head)
         self._head = head
         return None
 
@@ -431,10 +464,14 @@ class Protocol:
             # 6.1: Transfer-Encoding in HTTP/1.0 means that someone did not understand it.
             and (head.minor == 1 or head.framing is not CHUNKED)
         )
+        self._frame(head)
+        return head
+
+    def _frame(self, head: Head) -> None:
+        """A body as `head` tells it is to come."""
         self._framing = head.framing
         self._left = head.length
         self._chunk_state = _SIZE
-        return head
 
     def _check_fields(self, buffer: bytes | bytearray, start: int, fields: int, end: int) -> int:
         """Hold a head against the grammar and the limits; return where it ends.
