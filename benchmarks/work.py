@@ -56,7 +56,7 @@ async def get(session: Session, task: Task) -> Sample:
     take turns."""
     fetch = _small(session, task)
     await _warm_up(fetch, task)
-    return await _for_seconds(fetch, task["in_flight"], task["seconds"], task.get("at_least", 1))
+    return await _keep_going(fetch, task["in_flight"], task["seconds"], task.get("at_least", 1))
 
 
 async def stall(session: Session, task: Task) -> Sample:
@@ -91,7 +91,7 @@ async def stall(session: Session, task: Task) -> Sample:
         if answered == in_flight:
             schedule()
 
-    found = await _for_seconds(counted, in_flight, task["seconds"], at_least=2)
+    found = await _keep_going(counted, in_flight, task["seconds"], at_least=1)
     assert timer is not None
     timer.cancel()
     return {**found, "stall": late, "stall_with_others": late_at_all}
@@ -266,27 +266,46 @@ async def _warm_up(fetch: Fetch, task: Task) -> None:
     await asyncio.gather(*slots)
 
 
-async def _for_seconds(fetch: Fetch, in_flight: int, seconds: float, at_least: int = 1) -> Sample:
-    """Keep `in_flight` requests going for `seconds`; each slot makes `at_least` so many."""
+async def _keep_going(fetch: Fetch, in_flight: int, seconds: float, at_least: int) -> Sample:
+    """Keep `in_flight` requests going for `seconds`, or until there were `at_least` for each slot.
+
+    The clock starts when every slot has had a response, and stops before the first of them ends:
+    measured is what so many cost in flight, not what it costs to begin them.
+    """
     clock = time.perf_counter
-    started = _Clock()
-    end = clock() + seconds
+    begun = ended = 0
+    end = 0.0
+    started: _Clock | None = None
+    sample: Sample | None = None
 
-    async def slot() -> int:
-        requests = 0
-        while requests < at_least or clock() < end:
+    async def slot() -> None:
+        nonlocal begun, ended, end, started, sample
+        await fetch()
+        begun += 1
+        if begun == in_flight:
+            started = _Clock()
+            end = clock() + seconds
+        while sample is None:
             await fetch()
-            requests += 1
-        return requests
+            if started is not None:
+                ended += 1
+                if ended >= at_least * in_flight and clock() >= end and sample is None:
+                    sample = started.sample(ended)
 
-    counts = await asyncio.gather(*(slot() for _ in range(in_flight)))
-    return started.sample(sum(counts))
+    await asyncio.gather(*(slot() for _ in range(in_flight)))
+    assert sample is not None
+    return sample
 
 
 async def _bodies(session: Session, task: Task, fetch: Fetch) -> Sample:
     """One after the other for so long, on a connection that is open already."""
     _expect(await session.get(task["warm_url"]), BODY)
-    return await _for_seconds(fetch, 1, task["seconds"])
+    started = _Clock()
+    requests = 0
+    while not requests or started.seconds < task["seconds"]:
+        await fetch()
+        requests += 1
+    return started.sample(requests)
 
 
 async def _ask(url: str, path: str) -> None:

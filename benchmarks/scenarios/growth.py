@@ -27,7 +27,7 @@ def _limited(task: Task, connections: int, changes: Task) -> Task:
 
 
 def _in_flight(task: Task, point: int, servers: Servers) -> Task:
-    # Thousands that begin at once are another thing than thousands that go on.
+    # In a second there would be but one or two for each of thousands.
     return _limited(task, point, {"in_flight": point, "at_least": 5})
 
 
