@@ -159,13 +159,6 @@ class Readiness:
         self._epoll = epoll
         return epoll
 
-    def peek(self, most: int) -> list[tuple[int, int]]:
-        """What is ready now, at most so many, as `select.epoll.poll` tells it; served it is later.
-
-        Raises OSError.
-        """
-        return [] if self._epoll is None else self._epoll.poll(0, most)
-
     def _look(self) -> bool:
         """Serve what is ready; tell whether anything was."""
         if not self._found:

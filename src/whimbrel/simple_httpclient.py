@@ -8,6 +8,7 @@ from collections.abc import Callable
 from whimbrel import _loops
 from whimbrel._deadlines import Deadlines
 from whimbrel._http1.grammar import LIMITS
+from whimbrel._http1.protocol import KnownHeads
 from whimbrel._policy.exchange import Exchange, Profile, takes_shared
 from whimbrel._readiness import watcher_of
 from whimbrel._simple.errors import CapabilityError
@@ -36,6 +37,8 @@ _PLANS = 512
 # would cost more than a request's other bookkeeping.
 _LINGER = 1.0
 
+_KNOWN_HEADS = 256
+
 
 class SimpleAsyncHTTPClient(AsyncHTTPClient):
     """An :class:`~whimbrel.httpclient.AsyncHTTPClient` without libcurl.
@@ -55,8 +58,9 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
             )
         assert self._wakeups is not None
         self._watcher = watcher_of(loop, self.busy_poll, self._wakeups)
-        self._pool = Pool(loop, max(100, 2 * self.max_clients), self._watcher)
+        self._pool = Pool(loop, max(100, 2 * self.max_clients))
         self._deadlines = Deadlines(loop, Transfer.expired, linger=_LINGER)
+        self._known_heads = KnownHeads(_KNOWN_HEADS)
         self._resolver = Resolver()
         self._turns = Turns(loop)
         self._plans: dict[Profile, Plan] = {}

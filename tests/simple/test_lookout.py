@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 
-from whimbrel._readiness import Readiness
 from whimbrel._simple import lookout as lookout_module
 from whimbrel._simple.pool import Connection
 from whimbrel.testing.scripted import Peer, ScriptedServer, ok
 
 from .test_pool import EVIL, arrived
-from .test_resolve import until
 
 COUNT = 6
 
@@ -39,6 +37,29 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
 
     monkeypatch.setattr(Connection, "is_quiet", is_quiet)
     monkeypatch.setattr(lookout_module, "LOOK_LASTS", 60.0)  # however slow the machine is
+    return found
+
+
+@pytest.fixture
+def polls(monkeypatch: pytest.MonkeyPatch, asked: list[Connection]) -> list[int]:
+    """Of how many sockets each look asked."""
+    found: list[int] = []
+
+    class Poll:
+        def __init__(self) -> None:
+            self._poll = poll()
+            self._count = 0
+
+        def register(self, fd: int, events: int) -> None:
+            self._poll.register(fd, events)
+            self._count += 1
+
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            found.append(self._count)
+            return self._poll.poll(timeout)
+
+    poll = select.poll
+    monkeypatch.setattr(lookout_module.select, "poll", Poll)
     return found
 
 
@@ -80,36 +101,35 @@ async def test_a_row_of_requests_takes_one_look(
 
 async def test_a_look_does_not_last(
     make_client: Callable[..., Any],
-    asked: list[Connection],
+    polls: list[int],
     row: Row,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What comes after one is found by the next, or by asking."""
+    """What comes after one is found by the next."""
     client = make_client(max_clients=COUNT)
     async with ScriptedServer(_echo) as server:
         await row(client, server)
-        # Nothing is trusted for any time: each request but the last finds several, and looks.
-        monkeypatch.setattr(lookout_module, "LOOK_LASTS", 0.0)
-        asked.clear()
+        # Nothing is trusted for any time.
+        monkeypatch.setattr(lookout_module, "LOOK_LASTS", -1.0)
         assert await row(client, server) == TARGETS
-        assert len(asked) == COUNT
+        assert polls == [COUNT] + [1] * (COUNT - 1)
 
 
-@pytest.mark.parametrize("way", ["no epoll", "cannot look"])
-async def test_without_a_look_each_connection_is_asked(
-    way: str,
+async def test_a_poll_that_fails(
     make_client: Callable[..., Any],
     asked: list[Connection],
     row: Row,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(*arguments: Any) -> Any:
-        raise OSError("not today")
+    """Out of memory, say: then each connection is asked by itself."""
 
-    if way == "no epoll":
-        monkeypatch.delattr(select, "epoll")
-    else:
-        monkeypatch.setattr(Readiness, "peek", refuse)
+    class Refusing:
+        def register(self, fd: int, events: int) -> None:
+            pass
+
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            raise OSError("not today")
+
     client = make_client(max_clients=COUNT)
     async with ScriptedServer(_echo) as server:
         await row(client, server)
@@ -118,46 +138,40 @@ async def test_without_a_look_each_connection_is_asked(
         for connection in client._pool.live:
             if connection.local[1] == server.connections[2].address[1]:
                 arrived(connection)
+        monkeypatch.setattr(lookout_module.select, "poll", Refusing)
         assert await row(client, server) == TARGETS
         assert len(asked) == COUNT
         assert len(server.connections) == COUNT + 1
         client.close()
 
 
-async def test_a_look_that_is_cut_short_is_not_trusted(
-    make_client: Callable[..., Any],
-    asked: list[Connection],
-    row: Row,
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_look_has_an_end(
+    make_client: Callable[..., Any], polls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many are ready as a look may give: there may be more, and each connection is asked."""
+    """However many began to idle at once, a look asks so many of them, and the next the others."""
+    monkeypatch.setattr(lookout_module, "_AT_ONCE", COUNT)
     client = make_client(max_clients=3 * COUNT)
-    release = asyncio.Event()
+    async with ScriptedServer(_echo) as server:
+        for _ in range(2):
+            polls.clear()
+            targets = [f"/{number}" for number in range(3 * COUNT)]
+            fetches = [client.fetch(server.url(target)) for target in targets]
+            assert [(await fetch).body.decode() for fetch in fetches] == targets
+        assert polls == [COUNT] * 3
 
-    async def handler(peer: Peer) -> None:
-        while True:
-            request = await peer.read_request()
-            if request.target == "/held":
-                await release.wait()
-            await peer.send(ok(request.target.encode()))
 
-    async with ScriptedServer(handler) as server:
-        held = [client.fetch(server.url("/held")) for _ in range(COUNT)]
-        await server.requested(COUNT)
+async def test_who_has_been_looked_at_is_not_asked_for_others(
+    make_client: Callable[..., Any], polls: list[int], row: Row
+) -> None:
+    """One request at a time, beside many connections that idle: a look at that one."""
+    client = make_client(max_clients=COUNT)
+    async with ScriptedServer(_echo) as server:
         await row(client, server)
-        busy = [c for c in client._pool.live if c.holder is not None]
-        assert len(busy) == COUNT
-        monkeypatch.setattr(lookout_module, "_READY_AT_MOST", COUNT - 1)
-        asked.clear()
-        assert await row(client, server) == TARGETS
-        assert asked == []  # nobody had anything to say
-        release.set()
-        await asyncio.sleep(0)  # the handlers go on, and answer; the loop has not told of it
-        for connection in busy:
-            arrived(connection)
-        assert await row(client, server) == TARGETS
-        assert len(asked) == COUNT
-        assert [(await fetch).body for fetch in held] == [b"/held"] * COUNT
+        await client.fetch(server.url("/"))
+        assert polls == [COUNT]
+        for _ in range(3):
+            await client.fetch(server.url("/"))
+        assert polls == [COUNT, 1, 1, 1]
 
 
 async def test_the_descriptor_goes_with_the_pool(make_client: Callable[..., Any]) -> None:
@@ -168,25 +182,6 @@ async def test_the_descriptor_goes_with_the_pool(make_client: Callable[..., Any]
         assert not epoll.closed
         client.close()
         assert epoll.closed
-
-
-@pytest.mark.parametrize("how", ["close", "reset"])
-async def test_what_the_peer_closed_is_forgotten(client: Any, how: str) -> None:
-    """Its descriptor may be another connection's the next moment."""
-
-    async def handler(peer: Peer) -> None:
-        await peer.read_request()
-        await peer.send(ok())
-        await asked.wait()
-        getattr(peer, how)()
-
-    asked = asyncio.Event()
-    async with ScriptedServer(handler) as server:
-        await client.fetch(server.url())
-        assert len(client._pool.lookout._connections) == 1
-        asked.set()
-        await until(lambda: not client._pool.live)
-        assert not client._pool.lookout._connections
 
 
 async def test_callbacks_run_in_the_context_of_their_fetch(

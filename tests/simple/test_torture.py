@@ -19,7 +19,7 @@ import pytest
 
 from conftest import Certificates
 from whimbrel._readiness import Readiness
-from whimbrel._simple import pool as pool_module
+from whimbrel._simple import lookout as lookout_module
 from whimbrel._simple import tls as tls_module
 from whimbrel._simple.sockets import Socket, TLSSocket
 from whimbrel.httpclient import HTTPError, HTTPTimeoutError
@@ -47,7 +47,6 @@ FAILURES: dict[str, Callable[[], Exception]] = {
     "send": _os_error(errno.ENOBUFS),
     "recv": _os_error(errno.ENOBUFS),
     "poll": _os_error(errno.ENOMEM),
-    "look": _os_error(errno.ENOMEM),
     "wrap": lambda: ssl.SSLError(1, "sabotage"),
     "do_handshake": lambda: ssl.SSLError(1, "sabotage"),
     "tls_send": lambda: ssl.SSLError(1, "sabotage"),
@@ -87,8 +86,7 @@ class Saboteur:
             },
         )
         patch.setattr(tls_module, "wrap_tls", self._wrapped("wrap", tls_module.wrap_tls))
-        patch.setattr(pool_module, "select", _Select(self))
-        patch.setattr(Readiness, "peek", self._wrapped("look", Readiness.peek))
+        patch.setattr(lookout_module, "select", _Select(self))
         for name in ("add_reader", "add_writer", "create_task"):
             patch.setattr(loop, name, self._of_backend(name, getattr(loop, name)), raising=False)
         for name in ("add_reader", "add_writer"):
@@ -432,8 +430,7 @@ async def _recovered(client: Any, world: World, what: str) -> None:
     assert not client.queue, what
     assert client._gate.active == 0, what
     assert len(client._pool) == len(client._pool.live), what
-    assert not client._deadlines._new, what
-    assert not client._deadlines._entries, what
+    assert not client._deadlines._due, what
     async with asyncio.timeout(PROMPT):
         response = await client.fetch(world.server.url("/next"), request_timeout=DEADLINE)
         assert response.body == b"/next", what

@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import select
 import ssl
 from time import monotonic
 from typing import Protocol
 
 from whimbrel._http1.grammar import Limits
+from whimbrel._http1.protocol import KnownHeads, Role
 from whimbrel._http1.protocol import Protocol as HTTP1
-from whimbrel._http1.protocol import Role
-from whimbrel._readiness import Readiness
+from whimbrel._simple import lookout
 from whimbrel._simple.connect import Connected
-from whimbrel._simple.lookout import Lookout
 from whimbrel._simple.route import Route
 from whimbrel._simple.sessions import Sessions
 from whimbrel.iostream import SSLIOStream
@@ -47,11 +45,11 @@ class Connection:
     """A connection to an origin or a proxy, and the HTTP/1.1 spoken on it.
 
     Attributes: `number`, `remote` and `local` for `HTTPResponse`; `proxy_code` and `proxy_lines`,
-    the proxy's answer to CONNECT; `holder`, the transfer that uses it, None while it idles.
+    the proxy's answer to CONNECT; `holder`, the transfer that uses it, None while it idles;
+    `looked_at`, when there was a look at it (`lookout`), 0 if not since it began to idle.
     """
 
     __slots__ = (
-        "_poll",
         "bucket",
         "fd",
         "holder",
@@ -59,6 +57,7 @@ class Connection:
         "idle_since",
         "is_secure",
         "local",
+        "looked_at",
         "number",
         "proxy_code",
         "proxy_lines",
@@ -68,11 +67,13 @@ class Connection:
 
     holder: Holder | None
 
-    def __init__(self, bucket: Bucket, connected: Connected, limits: Limits) -> None:
+    def __init__(
+        self, bucket: Bucket, connected: Connected, limits: Limits, known: KnownHeads
+    ) -> None:
         self.bucket = bucket
         self.stream = connected.stream
         self.fd = self.stream.fileno()  # which the stream forgets when it closes
-        self.http1 = HTTP1(Role.CLIENT, limits)
+        self.http1 = HTTP1(Role.CLIENT, limits, known)
         self.remote = connected.remote_address
         self.local = connected.local_address
         self.proxy_code = connected.proxy_code
@@ -80,16 +81,14 @@ class Connection:
         self.number = next(_numbers)
         self.holder = None
         self.idle_since = 0.0
-        self._poll: select.poll | None = None
+        self.looked_at = 0.0
         self.is_secure = isinstance(self.stream, SSLIOStream)
-        bucket.pool.lookout.add(self)
         bucket.pool.live.add(self)
 
     def close(self) -> None:
         """Close the socket at once."""
         pool = self.bucket.pool
         pool.forget(self)
-        pool.lookout.remove(self)
         pool.live.discard(self)
         pool.sessions.keep(self.bucket.route, self.stream.socket)
         self.stream.close()
@@ -99,18 +98,10 @@ class Connection:
 
         Read after the next request has been sent, it would pass for the answer to that.
         """
-        poll = self._poll
-        sock = self.stream.socket
-        if poll is None:
-            self._poll = poll = select.poll()
-            poll.register(sock, select.POLLIN)
         try:
-            # Not recv() at once: to be told that there is nothing costs an exception.
-            if not poll.poll(0) and not self.stream.hidden():
-                return True
-            sock.recv(1)
+            self.stream.socket.recv(1)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
-            return True  # what is there is TLS's own affair
+            return True  # what is there, if anything, is TLS's own affair
         except OSError:
             return False
         return False
@@ -160,18 +151,20 @@ class Bucket:
         `now` is in `time.monotonic`.
         """
         pool = self.pool
-        lookout = pool.lookout
-        if now > lookout.lasts_until and len(self.idle) > 1:
-            lookout.look(now, len(self.idle))
-        while self.idle:
-            connection = self.idle.pop()
+        idle = self.idle
+        while idle:
+            connection = idle[-1]
+            if now - connection.looked_at > lookout.LOOK_LASTS:
+                lookout.look(connection, reversed(pool._idle), now)
+                if connection not in pool._idle:
+                    continue  # it was closed
+            idle.pop()
             del pool._idle[connection]
             if (
                 # The timer may be late, and the connection be known to the peer no longer.
                 now - connection.idle_since < pool.idle_seconds
                 # No look sees what lies inside of OpenSSL.
                 and not (connection.is_secure and connection.stream.hidden())
-                and (now < lookout.lasts_until or connection.is_quiet())
             ):
                 return connection
             connection.close()
@@ -181,15 +174,13 @@ class Bucket:
 class Pool:
     """The connections of one client; at most `limit` idle, none for longer than `idle_seconds`.
 
-    `live` are all that are open, in use or idle; `lookout` looks at the latter; `sessions` are
-    those of TLS, to be resumed. `readiness` is what watches the sockets; None is the loop.
+    `live` are all that are open, in use or idle; `sessions` are those of TLS, to be resumed.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         limit: int,
-        readiness: Readiness | None,
         idle_seconds: float = MAX_IDLE_SECONDS,
     ) -> None:
         self._loop = loop
@@ -200,7 +191,6 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.live: set[Connection] = set()
-        self.lookout = Lookout(readiness)
         self.sessions = Sessions()
 
     def __len__(self) -> int:
@@ -228,7 +218,7 @@ class Pool:
         if not bucket.is_known:
             bucket = connection.bucket = self.bucket(bucket.route)
         connection.idle_since = now
-        self.lookout.lasts_until = 0.0
+        connection.looked_at = 0.0
         bucket.idle.append(connection)
         self._idle[connection] = None
         if len(self._idle) > self._limit:

@@ -157,7 +157,8 @@ class Transfer:
             return
         if self._callback is None:
             return  # ended in the same turn of the loop; `_close_late` sees to the connection
-        connection = Connection(self._bucket, task.result(), self._owner._limits)
+        owner = self._owner
+        connection = Connection(self._bucket, task.result(), owner._limits, owner._known_heads)
         try:
             connection.stream.attach(connection)
             self._send(connection)
