@@ -31,6 +31,7 @@ class Download:
 
     Attributes:
         paused: the consumer is not done with what it got; feed nothing until `resume`.
+        size: bytes of the body so far, decoded where it is decoded; a `writer` counts none.
     """
 
     __slots__ = (
@@ -47,8 +48,8 @@ class Download:
         "_profile",
         "_rest",
         "_resume",
-        "_size",
         "paused",
+        "size",
     )
 
     def __init__(
@@ -75,7 +76,7 @@ class Download:
         self._decoder: ContentDecoder | None = None
         self._chunk = b""
         self._buffer: BytesIO | None = None
-        self._size = 0  # of what was fed
+        self.size = 0
         self._blocker: asyncio.Future[Any] | None = None
         self._rest: Iterator[bytes] | None = None
         self._cancelled = False
@@ -121,7 +122,7 @@ class Download:
             return
         if not chunk:
             return
-        self._size = size = self._size + len(chunk)
+        self.size = size = self.size + len(chunk)
         if size > self._limit > 0:
             raise self._too_long()
         if self._on_data is None:
@@ -193,8 +194,8 @@ class Download:
         for piece in pieces:
             if not piece:
                 continue
-            self._size += len(piece)
-            if self._size > self._limit > 0:
+            self.size += len(piece)
+            if self.size > self._limit > 0:
                 raise self._too_long()
             if self._on_data is None:
                 self._keep(piece)
@@ -216,7 +217,7 @@ class Download:
 
     def _too_long(self) -> Exception:
         return self._limit_error(
-            f"the body passes max_body_size: more than {self._limit} bytes, {self._size} so far"
+            f"the body passes max_body_size: more than {self._limit} bytes, {self.size} so far"
         )
 
     # Pauses

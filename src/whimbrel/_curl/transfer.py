@@ -17,7 +17,9 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import pycurl
@@ -35,6 +37,7 @@ from whimbrel._curl.errors import (
 )
 from whimbrel._curl.options import Plan, milliseconds, plan
 from whimbrel._download import LARGE, Download
+from whimbrel._low_water import MARK, LowWater
 from whimbrel._policy.decoding import DecodingError
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
 from whimbrel._upload import HIGH_WATER, Upload, upload_of
@@ -97,9 +100,11 @@ class Transfer:
         "_href",
         "_interim",
         "_lane",
+        "_length",
         "_limits",
         "_lines",
         "_local",
+        "_low_water",
         "_number",
         "_opened",
         "_owner",
@@ -131,7 +136,7 @@ class Transfer:
         self._watching = False
         self._dirty = True
         self._applied: Exchange | None = None
-        self._direct = False  # WRITEFUNCTION is the buffer's own: see _write_directly
+        self._direct = False  # WRITEFUNCTION is the buffer's own: see _expect_much
         self._exchange: Exchange | None = None
         self._lane = 0
 
@@ -164,6 +169,8 @@ class Transfer:
         self._error: BaseException | None = None
         self._upload: Upload | None = None
         self._head: Head | None = None
+        self._low_water: LowWater | None = None
+        self._length = 0
         self._chunk: bytes | None = None
         self._download: Download | None = None
         if exchange.on_head is not None:
@@ -450,12 +457,14 @@ class Transfer:
                 self._begin_body()
             if len(chunk) >= _FULL_PIECE and self._seems_small:
                 self._seems_small = False
-                self._owner._driver_loop.call_soon(self._write_directly)
+                self._owner._driver_loop.call_soon(self._expect_much)
             if self._early is not None:
                 self._early -= len(chunk)
                 if self._early <= 0:
                     self._owner._driver_loop.call_soon(self._finish_early, self._exchange)
             self._feed(chunk)
+            if self._low_water is not None and self._rest() < MARK:
+                self._end_low_water()
         except BaseException as error:  # noqa: BLE001 (rule 1)
             self._error = error
         return 0 if self._error is not None or self._callback is None else None
@@ -500,8 +509,9 @@ class Transfer:
                 download.feed(self._chunk)
         download.feed(chunk)
 
-    def _write_directly(self) -> None:
-        """Of a large body that is just kept, let C write the rest where it is kept.
+    def _expect_much(self) -> None:
+        """Of a large body that is just kept, let C write the rest where it is kept; one that is
+        delivered comes in larger pieces (`_low_water`).
 
         libcurl sees to it that no more comes than Content-Length says.
         """
@@ -517,6 +527,35 @@ class Transfer:
         if writer is not None:
             self.easy.setopt(pycurl.WRITEFUNCTION, writer)
             self._direct = True
+        elif not download.decoded and self._is_plain_text():
+            self._length = length
+            fd = self.easy.getinfo(pycurl.ACTIVESOCKET)
+            if fd >= 0:
+                self._low_water = LowWater.where_it_pays(
+                    self._owner._driver_loop, partial(_setsockopt, fd), self._rest
+                )
+
+    def _is_plain_text(self) -> bool:
+        """Whether the socket carries HTTP/1.1 for this exchange, and nothing around it."""
+        exchange, head = self._exchange, self._head
+        assert exchange is not None
+        assert head is not None
+        proxy = exchange.profile.proxy
+        return (
+            exchange.url.scheme == "http"
+            and head.version in ("1.0", "1.1")
+            and (proxy is None or proxy.scheme != "https")
+        )
+
+    def _rest(self) -> int:
+        """Bytes of the body that are still to come, of one that is delivered as it comes."""
+        download = self._download
+        return 0 if download is None else self._length - download.size
+
+    def _end_low_water(self) -> None:
+        if self._low_water is not None:
+            self._low_water.end()
+            self._low_water = None
 
     def _begin_body(self) -> None:
         """The header block is whole: from here on, header lines are trailers."""
@@ -652,6 +691,7 @@ class Transfer:
         callback(response)
 
     def _stop_helpers(self) -> None:
+        self._end_low_water()
         if self._upload is not None:
             self._upload.cancel()
         if self._deadline is not None:
@@ -984,6 +1024,15 @@ def _is_status(line: bytes) -> bool:
 def _status_of(lines: list[bytes]) -> int:
     parts = lines[0].split(None, 2) if lines else []
     return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+
+
+def _setsockopt(fd: int, level: int, option: int, value: int) -> None:
+    """Of a socket of libcurl's; OSError if there is none any more."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
+    try:
+        sock.setsockopt(level, option, value)
+    finally:
+        sock.detach()
 
 
 def _content_length(lines: list[bytes]) -> int:

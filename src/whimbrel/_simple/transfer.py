@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from whimbrel._download import LARGE, Download
 from whimbrel._http1.framing import NONE
 from whimbrel._http1.protocol import END, Head
+from whimbrel._low_water import MARK, LowWater
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
 from whimbrel._simple.challenges import Challenges
 from whimbrel._simple.connect import Connected, connect
@@ -55,7 +56,8 @@ class Transfer:
 
     # What an instance has not set yet; most exchanges never set most of it.
     _connection: Connection | None = None
-    _has_helpers: bool = False  # any of the next three, `_stall`, `_outgoing` or `_download`
+    # Any of the next three, `_stall`, `_outgoing`, `_download` or `_low_water`.
+    _has_helpers: bool = False
     _task: asyncio.Task[Connected] | None = None
     _progress: Progress | None = None
     _connect_timer: asyncio.TimerHandle | None = None
@@ -75,6 +77,7 @@ class Transfer:
     _received: int = 0
     _got_body: bool = False
     _bulk: bool = False  # the stream reads large pieces
+    _low_water: LowWater | None = None
 
     def __init__(
         self,
@@ -279,11 +282,37 @@ class Transfer:
             return
         if download.paused:
             self._pump()
+        elif self._low_water is not None:
+            self._watch_the_end(connection)
         elif not self._bulk and len(data) >= connection.stream.read_chunk_size:
             # More was there than is read at once.
-            self._bulk = True
-            connection.stream.set_bulk(True)
+            self._begin_bulk(connection)
             self._fill(connection, download)
+
+    def _begin_bulk(self, connection: Connection) -> None:
+        self._bulk = True
+        stream = connection.stream
+        stream.set_bulk(True)
+        if not connection.is_secure:
+            self._has_helpers = True
+            self._low_water = LowWater.where_it_pays(
+                self._owner._transfer_loop,
+                stream.socket.setsockopt,
+                lambda: connection.http1.rest,
+            )
+
+    def _watch_the_end(self, connection: Connection) -> None:
+        """Nobody is to wait for more than there will be."""
+        if self._low_water is not None and connection.http1.rest < MARK:
+            self._low_water.end()
+            self._low_water = None
+
+    def _end_bulk(self, connection: Connection) -> None:
+        self._bulk = False
+        connection.stream.set_bulk(False)
+        if self._low_water is not None:
+            self._low_water.end()
+            self._low_water = None
 
     def _fill(self, connection: Connection, download: Download) -> None:
         """Let the stream put the rest of a large body right where it is kept."""
@@ -303,6 +332,7 @@ class Transfer:
             self._received += count
         download.filled(count)
         connection.http1.received_elsewhere(count)
+        self._watch_the_end(connection)
         try:
             if not connection.http1.rest:
                 self._pump()
@@ -538,6 +568,9 @@ class Transfer:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
+        if self._low_water is not None:
+            self._low_water.end()
+            self._low_water = None
         if self._outgoing is not None:
             self._outgoing.stop()
             self._outgoing = None  # it knows us: a cycle would keep the body
@@ -652,7 +685,7 @@ class Transfer:
         if self._held:
             stream.resume_reading()
         if self._bulk:
-            stream.set_bulk(False)
+            self._end_bulk(connection)
         self._connection = None
         connection.bucket.pool.give_back(connection, now)
         return True
