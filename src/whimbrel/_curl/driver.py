@@ -43,6 +43,7 @@ from typing import Any
 import pycurl
 
 from whimbrel._busy_poll import BusyPoll
+from whimbrel._curl.room import ROOM, Room
 from whimbrel._loops import clock_of
 from whimbrel._wakeups import Wakeups
 
@@ -117,6 +118,9 @@ class Driver:
     :param use_epoll: False takes ``loop.add_reader`` per socket; None takes epoll where it is.
     :param busy_poll: see `whimbrel._busy_poll`.
     :param wakeups: what ends with the sockets that are served in a turn.
+
+    Attributes:
+        room: for what is delivered of bodies in a turn.
     """
 
     def __init__(
@@ -159,6 +163,7 @@ class Driver:
         )
         self._poller.stay_awake(busy_poll)
         self._clock = clock_of(loop)
+        self.room = Room(loop)
         self._lane_numbers = count()
         self._lanes: list[_Lane] = []
         self._open_lane()
@@ -261,6 +266,7 @@ class Driver:
         easies = {**self._attached, **self._transfers}
         self._transfers.clear()
         self._shown.clear()
+        self.room.close()
 
         def finish() -> None:
             _close_multis([lane.multi for lane in lanes], easies)
@@ -278,6 +284,7 @@ class Driver:
         """Forget everything without touching a shared socket: for the child of a fork."""
         self._closed = True
         self._poller.stay_awake(0.0)
+        self.room.close()
         self._transfers.clear()
         # Whatever libcurl does to these from now on, at the exit of the interpreter for one, must
         # not reach the peer (a TLS close_notify would). And while the child held the sockets as
@@ -550,6 +557,7 @@ class Driver:
 
     def _before_serving(self) -> None:
         """Sockets are about to be served, which also begins what was added to a multi since."""
+        self.room.left = ROOM
         if self._soon_lanes:
             self._poller.look()  # as `_on_soon` does, and for the same reason
 

@@ -49,6 +49,9 @@ def milliseconds(seconds: float) -> int:
     return min(max(1, math.ceil(seconds * 1000)), 2**31 - 1)
 
 
+BUFFER = 128 * 1024
+"""What libcurl reads at once, in bytes."""
+
 # What every transfer sets. FOLLOWLOCATION, NETRC and the cookie engine stay off.
 BASE: tuple[Pair, ...] = (
     (pycurl.NOSIGNAL, 1),
@@ -58,7 +61,7 @@ BASE: tuple[Pair, ...] = (
     (pycurl.PATH_AS_IS, 1),
     # The environment is read by us; libcurl's NO_PROXY would overrule an explicit proxy.
     (pycurl.NOPROXY, ""),
-    (pycurl.BUFFERSIZE, 128 * 1024),
+    (pycurl.BUFFERSIZE, BUFFER),
 )
 
 _HTTP_VERSIONS = {

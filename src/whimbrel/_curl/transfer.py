@@ -35,7 +35,7 @@ from whimbrel._curl.errors import (
     Facts,
     classify,
 )
-from whimbrel._curl.options import Plan, milliseconds, plan
+from whimbrel._curl.options import BUFFER, Plan, milliseconds, plan
 from whimbrel._download import LARGE, Download
 from whimbrel._low_water import MARK, LowWater
 from whimbrel._policy.decoding import DecodingError
@@ -54,6 +54,7 @@ _LOOKS = 4  # at the byte counts, in stall_timeout
 _SMALL_BODY = 64 * 1024  # of a request: what an idle handle may keep, and one send takes
 _UPLOAD_BUFFER = 2 * 1024 * 1024  # for a larger one, of which this much is sent at a wake-up
 _ITERATED_BUFFER = 1024 * 1024  # where it comes from an iterable, and may be larger than that
+_DELIVERED_BUFFER = 512 * 1024  # libcurl's, for large bodies that are delivered as they come
 _FULL_PIECE = 16 * 1024  # what libcurl gives at most at once, whatever BUFFERSIZE says
 MAX_INTERIM = 10
 """Interim (1xx) responses to one request."""
@@ -123,6 +124,7 @@ class Transfer:
         "_stall_marks",
         "_upload",
         "_watching",
+        "_wide",
         "easy",
     )
 
@@ -136,7 +138,9 @@ class Transfer:
         self._watching = False
         self._dirty = True
         self._applied: Exchange | None = None
-        self._direct = False  # WRITEFUNCTION is the buffer's own: see _expect_much
+        # See _expect_much.
+        self._direct = False  # WRITEFUNCTION is the buffer's own
+        self._wide = False  # BUFFERSIZE is not that of all others
         self._exchange: Exchange | None = None
         self._lane = 0
 
@@ -446,16 +450,23 @@ class Transfer:
             return None
         if download is not None and download.paused:
             self._paused |= pycurl.PAUSE_RECV
-            pause: int = pycurl.WRITEFUNC_PAUSE
-            return pause
+            return int(pycurl.WRITEFUNC_PAUSE)
         if self._error is not None or self._callback is None:
             return 0
+        is_full = len(chunk) >= _FULL_PIECE
+        if is_full:
+            room = self._owner._driver.room
+            if room.left <= 0:
+                room.wait(self._go_on)
+                self._paused |= pycurl.PAUSE_RECV
+                return int(pycurl.WRITEFUNC_PAUSE)
+            room.left -= len(chunk)
         try:
             if not self._begun:
                 if self._head_pending and self._deliver_head() == 0:
                     return 0
                 self._begin_body()
-            if len(chunk) >= _FULL_PIECE and self._seems_small:
+            if is_full and self._seems_small:
                 self._seems_small = False
                 self._owner._driver_loop.call_soon(self._expect_much)
             if self._early is not None:
@@ -527,7 +538,10 @@ class Transfer:
         if writer is not None:
             self.easy.setopt(pycurl.WRITEFUNCTION, writer)
             self._direct = True
-        elif not download.decoded and self._is_plain_text():
+            return
+        self.easy.setopt(pycurl.BUFFERSIZE, _DELIVERED_BUFFER)
+        self._wide = True
+        if not download.decoded and self._is_plain_text():
             self._length = length
             fd = self.easy.getinfo(pycurl.ACTIVESOCKET)
             if fd >= 0:
@@ -630,7 +644,13 @@ class Transfer:
             self._finish_early(self._exchange)
         elif self._completion is not None:
             self._complete(*self._completion)
-        elif self._paused & pycurl.PAUSE_RECV:
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """More of the body can be taken, unless its consumer is busy."""
+        is_held = self._download is not None and self._download.paused
+        if self._paused & pycurl.PAUSE_RECV and not is_held:
             self._paused &= ~pycurl.PAUSE_RECV
             self._owner._driver.pause(self.easy, self._paused)
 
@@ -796,6 +816,9 @@ class Transfer:
         if self._direct:
             self.easy.setopt(pycurl.WRITEFUNCTION, self._on_body)  # for the same reason
             self._direct = False
+        if self._wide:
+            self.easy.setopt(pycurl.BUFFERSIZE, BUFFER)
+            self._wide = False
         # A handle that served a caller's own options, or that failed, is not worth a risk.
         keep = exchange.prepare_curl_callback is None and (
             not code or code == pycurl.E_OPERATION_TIMEDOUT

@@ -1,0 +1,190 @@
+"""Room for bodies in a turn of the loop: who waits for it, and that nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+
+from whimbrel._curl import driver as driver_module
+from whimbrel._curl import room as room_module
+from whimbrel._curl.room import ROOM, Room
+from whimbrel.testing.scripted import Peer, ScriptedServer, ok, routes
+
+MB = 1024 * 1024
+BODY = os.urandom(8 * MB + 4_321)
+SMALL = 64 * 1024
+
+
+async def test_in_the_order_in_which_they_came() -> None:
+    """As far as there is room; the others in the next turn."""
+    room = Room(asyncio.get_running_loop())
+    log: list[tuple[int, str]] = []
+    turn = 0
+
+    def taker(name: str, size: int) -> Any:
+        def take() -> None:
+            room.left -= size
+            log.append((turn, name))
+
+        return take
+
+    room.left = 0
+    room.wait(taker("a", ROOM // 2))
+    room.wait(taker("b", ROOM))
+    room.wait(taker("c", 1))
+    assert log == []
+    for turn in (1, 2, 3):  # noqa: B007
+        await asyncio.sleep(0)
+    assert log == [(1, "a"), (1, "b"), (2, "c")]
+    assert room.left == ROOM - 1
+
+
+async def test_who_waits_again_is_last() -> None:
+    room = Room(asyncio.get_running_loop())
+    log: list[str] = []
+
+    def again() -> None:
+        log.append("again")
+        if len(log) < 4:
+            room.wait(again)
+
+    room.wait(again)
+    room.wait(lambda: log.append("other"))
+    await asyncio.sleep(0)
+    assert log == ["again", "other"]
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert log == ["again", "other", "again", "again"]
+
+
+async def test_a_closed_one_calls_nobody() -> None:
+    room = Room(asyncio.get_running_loop())
+    log: list[str] = []
+    room.wait(lambda: log.append("late"))
+    room.close()
+    room.close()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert log == []
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often somebody waited, with little room for all."""
+    monkeypatch.setattr(driver_module, "ROOM", SMALL)
+    monkeypatch.setattr(room_module, "ROOM", SMALL)
+    found: list[int] = []
+    wait = Room.wait
+
+    def noting(self: Room, go_on: Any) -> None:
+        found.append(self.left)
+        wait(self, go_on)
+
+    monkeypatch.setattr(Room, "wait", noting)
+    return found
+
+
+async def test_bodies_arrive_whole(curl_client: Any, waits: list[int]) -> None:
+    """Several at once, and small ones do not wait for them."""
+    bodies = {f"/{number}": BODY[number:] for number in range(4)}
+    table = {**{path: ok(body) for path, body in bodies.items()}, "/small": ok(b"small")}
+    async with ScriptedServer(routes(table)) as server:
+        taken: dict[str, bytearray] = {path: bytearray() for path in bodies}
+        fetches = [
+            curl_client.fetch(server.url(path), streaming_callback=taken[path].extend)
+            for path in bodies
+        ]
+        count = 0
+        while not all(fetch.done() for fetch in fetches):
+            assert (await curl_client.fetch(server.url("/small"))).body == b"small"
+            count += 1
+        assert count >= 10
+        for fetch in fetches:
+            await fetch
+    assert taken == bodies
+    assert len(waits) >= 4 * len(BODY) // SMALL // 4
+    assert all(left <= 0 for left in waits)
+
+
+async def test_a_turn_has_its_share(curl_client: Any, waits: list[int]) -> None:
+    """Nor is it passed by much, whatever libcurl has in store."""
+    loop = asyncio.get_running_loop()
+    turn = 0
+    took: dict[int, int] = {}
+
+    def next_turn() -> None:
+        nonlocal turn
+        turn += 1
+        if not over:
+            loop.call_soon(next_turn)
+
+    def take(chunk: bytes) -> None:
+        took[turn] = took.get(turn, 0) + len(chunk)
+
+    over = False
+    loop.call_soon(next_turn)
+    async with ScriptedServer(routes({"/": ok(BODY)})) as server:
+        await asyncio.gather(
+            *(curl_client.fetch(server.url(), streaming_callback=take) for _ in range(4))
+        )
+    over = True
+    assert sum(took.values()) == 4 * len(BODY)
+    # What is renewed for those who waited, and for those whose sockets are ready; and what a
+    # piece takes beyond it.
+    assert max(took.values()) <= 2 * (SMALL + 16 * 1024)
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+async def test_who_is_given_up_while_it_waits(make_client: Any, waits: list[int], how: str) -> None:
+    client = make_client()
+    gone = asyncio.Event()
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            if request.target == "/small":
+                await peer.send(ok(b"small"))
+                continue
+            try:
+                await peer.send(ok(BODY)[: 4 * MB])
+                await peer.closed()
+            finally:
+                gone.set()
+
+    async with ScriptedServer(handler) as server:
+        size = 0
+
+        def take(chunk: bytes) -> None:
+            nonlocal size
+            size += len(chunk)
+
+        fetch = client.fetch(server.url("/"), streaming_callback=take)
+        while not waits:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0)
+        if how == "cancel":
+            fetch.cancel()
+        else:
+            client.close()
+        seen = size
+        with pytest.raises((asyncio.CancelledError, Exception)):
+            await fetch
+        await gone.wait()
+        assert size == seen
+        if how == "cancel":
+            assert (await client.fetch(server.url("/small"))).body == b"small"
+
+
+async def test_a_consumer_that_pauses(curl_client: Any, waits: list[int]) -> None:
+    """Two reasons to wait, which do not get into each other's way."""
+    body = bytearray()
+
+    async def take(chunk: bytes) -> None:
+        body.extend(chunk)
+        await asyncio.sleep(0)
+
+    async with ScriptedServer(routes({"/": ok(BODY)})) as server:
+        await curl_client.fetch(server.url(), streaming_callback=take)
+    assert body == BODY
