@@ -52,8 +52,8 @@ def peak_memory() -> int:
 
 
 async def get(session: Session, task: Task) -> Sample:
-    """Small GETs, so many in flight, for so long, or ``at_least`` so many for each slot; ``urls``
-    take turns."""
+    """Small GETs, so many in flight, for so long and until there were ``at_least`` so many times as
+    many; ``urls`` take turns."""
     fetch = _small(session, task)
     await _warm_up(fetch, task)
     return await _keep_going(fetch, task["in_flight"], task["seconds"], task.get("at_least", 1))
@@ -70,7 +70,6 @@ async def stall(session: Session, task: Task) -> Sample:
     late = late_at_all = 0.0
     loop = asyncio.get_running_loop()
     timer: asyncio.Handle | None = None
-    answered = 0
 
     def tick(due: float, kept_waiting: float) -> None:
         nonlocal late, late_at_all
@@ -84,14 +83,7 @@ async def stall(session: Session, task: Task) -> Sample:
         due = loop.time() + _TICK_SECONDS
         timer = loop.call_at(due, tick, due, _kept_waiting())
 
-    async def counted() -> None:
-        nonlocal answered
-        await fetch()
-        answered += 1
-        if answered == in_flight:
-            schedule()
-
-    found = await _keep_going(counted, in_flight, task["seconds"], at_least=1)
+    found = await _keep_going(fetch, in_flight, task["seconds"], at_least=1, begun=schedule)
     assert timer is not None
     timer.cancel()
     return {**found, "stall": late, "stall_with_others": late_at_all}
@@ -266,23 +258,31 @@ async def _warm_up(fetch: Fetch, task: Task) -> None:
     await asyncio.gather(*slots)
 
 
-async def _keep_going(fetch: Fetch, in_flight: int, seconds: float, at_least: int) -> Sample:
-    """Keep `in_flight` requests going for `seconds`, or until there were `at_least` for each slot.
+async def _keep_going(
+    fetch: Fetch,
+    in_flight: int,
+    seconds: float,
+    at_least: int,
+    begun: Callable[[], None] = lambda: None,
+) -> Sample:
+    """Keep `in_flight` requests going for `seconds`, and until there were `at_least` times as many.
 
-    The clock starts when every slot has had a response, and stops before the first of them ends:
-    measured is what so many cost in flight, not what it costs to begin them.
+    The clock starts when every slot has had a response, of which `begun` is told, and stops before
+    the first of them ends: measured is what so many cost in flight, not what it costs to begin
+    them.
     """
     clock = time.perf_counter
-    begun = ended = 0
+    answered = ended = 0
     end = 0.0
     started: _Clock | None = None
     sample: Sample | None = None
 
     async def slot() -> None:
-        nonlocal begun, ended, end, started, sample
+        nonlocal answered, ended, end, started, sample
         await fetch()
-        begun += 1
-        if begun == in_flight:
+        answered += 1
+        if answered == in_flight:
+            begun()
             started = _Clock()
             end = clock() + seconds
         while sample is None:

@@ -12,6 +12,8 @@ T = TypeVar("T")  # hashable
 _REST = 0.001
 """Seconds between two rings for each thousand items: a ring looks at all of them, which takes about
 a tenth of that, and where they expire one by one it would do nothing else."""
+_EARLY = 0.0005
+"""Seconds by which a timer may ring too early: uvloop's are of whole milliseconds."""
 
 
 class Deadlines(Generic[T]):
@@ -22,7 +24,7 @@ class Deadlines(Generic[T]):
     may be late by as many microseconds.
     """
 
-    __slots__ = ("_due", "_expired", "_linger", "_loop", "_not_before", "_timer", "_when")
+    __slots__ = ("_due", "_expired", "_linger", "_loop", "_rang", "_timer", "_when")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, expired: Callable[[T], None], linger: float = 0.0
@@ -38,7 +40,7 @@ class Deadlines(Generic[T]):
         self._due: dict[T, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._when = math.inf  # when it rings
-        self._not_before = -math.inf  # so soon it may ring
+        self._rang = -math.inf
 
     def add(self, item: T, due: float) -> None:
         """Let `item` expire at `due`, in the loop's time; a deadline that it has is replaced.
@@ -72,7 +74,7 @@ class Deadlines(Generic[T]):
             return
         if self._linger:
             due = min(due, self._loop.time() + self._linger)
-        when = max(due, self._not_before)
+        when = max(due, self._rang + len(self._due) // 1000 * _REST)
         if when < self._when:
             self._disarm()
             self._when = when
@@ -81,19 +83,17 @@ class Deadlines(Generic[T]):
     def _ring(self) -> None:
         self._disarm()
         dues = self._due
-        earliest = min(dues.values(), default=math.inf)
-        now = self._loop.time()
-        self._not_before = now + len(dues) // 1000 * _REST
-        if earliest > now:
-            self._arm(earliest)
-            return
-        passed = [item for item, due in dues.items() if due <= now]
-        passed.sort(key=dues.__getitem__)
+        self._rang = self._loop.time()
+        now = self._rang + _EARLY
         try:
-            for item in passed:
-                # Unless a callback has discarded it, or given it another deadline.
-                if dues.get(item, math.inf) <= now:
-                    del dues[item]
-                    self._expired(item)
+            if min(dues.values(), default=math.inf) <= now:
+                # A copy, which is made at once: a signal's handler may discard items at any time.
+                passed = [item for item, due in list(dues.items()) if due <= now]
+                passed.sort(key=lambda item: dues.get(item, math.inf))
+                for item in passed:
+                    # Unless it has been discarded, or given another deadline.
+                    if dues.get(item, math.inf) <= now:
+                        del dues[item]
+                        self._expired(item)
         finally:
             self._arm(min(dues.values(), default=math.inf))

@@ -41,22 +41,34 @@ _IS_AVAILABLE = _is_available()
 class LowWater:
     """Keeps the mark of a socket high as long as a body comes fast; see the rules above."""
 
-    __slots__ = ("_is_high", "_left", "_loop", "_period", "_rest", "_setsockopt", "_timer")
+    __slots__ = (
+        "_failed",
+        "_is_high",
+        "_left",
+        "_loop",
+        "_period",
+        "_rest",
+        "_setsockopt",
+        "_timer",
+    )
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         setsockopt: Callable[[int, int, int], object],
         rest: Callable[[], int],
+        failed: Callable[[OSError], object],
     ) -> None:
         """The mark is high from now on, until `end`, which is due before `rest` is below `MARK`.
 
         `setsockopt` is the socket's; it may raise OSError. `rest` tells how many bytes of the body
-        are still to come.
+        are still to come. `failed` is called from the loop if the mark does not go down: what has
+        come may never be told of.
         """
         self._loop = loop
         self._setsockopt = setsockopt
         self._rest = rest
+        self._failed = failed
         self._is_high = False
         self._left = rest()
         self._period = _PERIOD
@@ -69,16 +81,26 @@ class LowWater:
         loop: asyncio.AbstractEventLoop,
         setsockopt: Callable[[int, int, int], object],
         rest: Callable[[], int],
+        failed: Callable[[OSError], object],
     ) -> LowWater | None:
         """One, if the system has it and so much is to come that it pays."""
-        return cls(loop, setsockopt, rest) if _IS_AVAILABLE and rest() >= _WORTH_IT else None
+        if not _IS_AVAILABLE or rest() < _WORTH_IT:
+            return None
+        return cls(loop, setsockopt, rest, failed)
 
     def end(self) -> None:
-        """Let the system tell of each byte again. Idempotent."""
+        """Let the system tell of each byte again. Idempotent.
+
+        Raises OSError if it refuses: then the socket must not be used any more.
+        """
+        self.forget()
+        self._lower()
+
+    def forget(self) -> None:
+        """The socket is closed, or about to be."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._lower()
 
     def _raise(self) -> None:
         if not self._is_high:
@@ -92,20 +114,21 @@ class LowWater:
     def _lower(self) -> None:
         if self._is_high:
             self._is_high = False
-            try:
-                self._setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            except OSError:
-                pass  # closed by now
+            self._setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _ring(self) -> None:
+        self._timer = None
         left = self._rest()
         came, self._left = self._left - left, left
-        if left < _WORTH_IT:
-            self.end()
-        elif came >= _FAST * self._period:
+        if left >= _WORTH_IT and came >= _FAST * self._period:
             self._period = _PERIOD
             self._raise()
-        else:
+            return
+        try:
             self._lower()
+        except OSError as error:
+            self._failed(error)
+            return
+        if left >= _WORTH_IT:
             self._period = min(2 * self._period, _LONGEST_PERIOD)
             self._timer = self._loop.call_later(self._period, self._ring)

@@ -263,3 +263,21 @@ async def test_uploads(client: Any, size: int) -> None:
         bodies = [request.body for request in server.requests]
         assert len(server.connections) == 1
     assert bodies == [body, body, b"small", body]
+
+
+async def test_a_slow_consumer_keeps_its_connection(client: Any) -> None:
+    """What comes while it is paused is its own, and not a stranger's on an idle connection."""
+    sent = False
+
+    async def consume(chunk: bytes) -> None:
+        # Other requests meanwhile: before each of them, idle connections are looked at.
+        if sent:
+            assert (await client.fetch(server.url("/small"))).body == b"small"
+
+    async with ScriptedServer(routes({"/": ok(BODY), "/small": ok(b"small")})) as server:
+        await client.fetch(server.url("/small"))
+        sent = True
+        await client.fetch(server.url("/"), streaming_callback=consume)
+        assert len(server.connections) == 2
+        await asyncio.gather(*(client.fetch(server.url("/small")) for _ in range(2)))
+        assert len(server.connections) == 2

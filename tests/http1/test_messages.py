@@ -119,7 +119,7 @@ def test_one_response_after_another(first: str) -> None:
     """By `receive_whole` a response is what it is, whichever came before it on the connection."""
     for message in RESPONSES.values():
         for method in ("GET", "HEAD"):
-            after = connection(CLIENT, RESPONSES[first].method)
+            after = connection(CLIENT, RESPONSES[first].method, known=KnownHeads(256))
             feed(after, [RESPONSES[first].wire], eof=False, whole=True)
             after.next_message()
             after.start_request(method, NONE)
@@ -186,7 +186,7 @@ def test_what_is_known_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_request_after_another() -> None:
     """Nor does it matter to a request, or to how it is answered."""
     head = b" / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n"
-    server = Protocol(SERVER)
+    server = Protocol(SERVER, known=KnownHeads(1))
     for method, body in ((b"POST", b"1:"), (b"POST", b"2:"), (b"HEAD", b"3:"), (b"HEAD", b"4:")):
         found = server.receive_whole(method + head + body)
         assert found is not None

@@ -250,10 +250,11 @@ def test_many_that_expire_one_by_one(clock: Clock) -> None:
         deadlines.add(due, due)
     clock.advance(3.0)
     assert [due for due, _ in log] == dues
-    assert all(due <= now <= due + 0.0101 for due, now in log)
+    # Within half a millisecond of each other they expire together.
+    assert all(due - 0.00051 <= now <= due + 0.0101 for due, now in log)
     assert clock.made <= 1_500
     # With few of them left, nothing is late.
-    assert all(due == now for due, now in log[-900:])
+    assert all(now <= due for due, now in log[-900:])
 
 
 # -- callbacks

@@ -48,6 +48,7 @@ class Body:
     def __init__(self, loop: Loop, length: int = GB) -> None:
         self.rate = 0.0
         self.marks: list[int] = []
+        self.failed: list[OSError] = []
         self._loop = loop
         self._length = length
         self._came = 0.0
@@ -77,7 +78,7 @@ def loop() -> Iterator[Loop]:
 def test_high_as_long_as_it_comes_fast(loop: Loop) -> None:
     body = Body(loop)
     body.set_rate(GB)
-    low = LowWater(loop, body.setsockopt, body.rest)
+    low = LowWater(loop, body.setsockopt, body.rest, body.failed.append)
     assert loop.advance(0.5) >= 90
     assert body.marks == [MARK]
     low.end()
@@ -91,7 +92,7 @@ def test_down_after_two_periods_at_most(loop: Loop, rate: float) -> None:
     """The first may have begun while the body was fast."""
     body = Body(loop)
     body.set_rate(GB)
-    LowWater(loop, body.setsockopt, body.rest)
+    LowWater(loop, body.setsockopt, body.rest, body.failed.append)
     loop.advance(0.1 - PERIOD / 10)
     body.set_rate(rate)
     assert body.marks == [MARK]
@@ -102,7 +103,7 @@ def test_down_after_two_periods_at_most(loop: Loop, rate: float) -> None:
 def test_up_again_when_it_is_fast_again(loop: Loop) -> None:
     """However slow it was; and a slow one is looked at once a second in the end."""
     body = Body(loop)
-    LowWater(loop, body.setsockopt, body.rest)
+    LowWater(loop, body.setsockopt, body.rest, body.failed.append)
     assert loop.advance(60.0) <= 70
     assert body.marks == [MARK, 1]
     body.set_rate(GB / 10)
@@ -115,38 +116,60 @@ def test_its_end_is_not_waited_for(loop: Loop) -> None:
     """Even if nobody tells: nothing rings on when there is little left."""
     body = Body(loop, length=50_000_000)
     body.set_rate(GB)
-    LowWater(loop, body.setsockopt, body.rest)
+    LowWater(loop, body.setsockopt, body.rest, body.failed.append)
     loop.advance(1.0)
     assert body.marks == [MARK, 1]
     assert loop.pending == []
 
 
-@pytest.mark.parametrize("fails_from", [0, 1])
-def test_a_socket_that_refuses(loop: Loop, fails_from: int) -> None:
-    """Closed by its owner, say; then there is nothing to be seen to."""
+def test_a_socket_that_refuses_to_go_up(loop: Loop) -> None:
+    """Then without: nothing is to be done, or to be undone."""
     body = Body(loop)
-    body.set_rate(GB)
-    calls = 0
 
-    def setsockopt(level: int, option: int, value: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > fails_from:
+    def refuse(level: int, option: int, value: int) -> None:
+        body.marks.append(value)
+        raise OSError("not today")
+
+    low = LowWater(loop, refuse, body.rest, body.failed.append)
+    assert loop.pending == []
+    low.end()
+    assert body.marks == [MARK]
+    assert body.failed == []
+
+
+def test_a_socket_that_refuses_to_go_down(loop: Loop) -> None:
+    """Whoever ends it is told, or its owner if that is a timer."""
+    body = Body(loop)
+
+    def refuse(level: int, option: int, value: int) -> None:
+        if value == 1:
             raise OSError("not today")
 
-    low = LowWater(loop, setsockopt, body.rest)
-    low.end()
+    low = LowWater(loop, refuse, body.rest, body.failed.append)
+    with pytest.raises(OSError, match="not today"):
+        low.end()
+    assert body.failed == []
+    LowWater(loop, refuse, body.rest, body.failed.append)
+    loop.advance(1.0)
+    assert [str(error) for error in body.failed] == ["not today"]
     assert loop.pending == []
-    assert calls == 2 * fails_from or calls == 1
+
+
+def test_a_socket_that_is_closed(loop: Loop) -> None:
+    body = Body(loop)
+    low = LowWater(loop, body.setsockopt, body.rest, body.failed.append)
+    low.forget()
+    assert body.marks == [MARK]
+    assert loop.pending == []
 
 
 def test_where_it_pays(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     body = Body(loop)
-    assert LowWater.where_it_pays(loop, body.setsockopt, lambda: 2_000_000) is None
-    found = LowWater.where_it_pays(loop, body.setsockopt, lambda: 4_000_000)
+    assert LowWater.where_it_pays(loop, body.setsockopt, lambda: 2_000_000, print) is None
+    found = LowWater.where_it_pays(loop, body.setsockopt, lambda: 4_000_000, print)
     assert (found is not None) == _low_water._IS_AVAILABLE
     monkeypatch.setattr(_low_water, "_IS_AVAILABLE", False)
-    assert LowWater.where_it_pays(loop, body.setsockopt, lambda: 4_000_000) is None
+    assert LowWater.where_it_pays(loop, body.setsockopt, lambda: 4_000_000, print) is None
 
 
 @pytest.mark.parametrize(

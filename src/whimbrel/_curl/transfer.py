@@ -40,6 +40,7 @@ from whimbrel._download import LARGE, Download
 from whimbrel._low_water import MARK, LowWater
 from whimbrel._policy.decoding import DecodingError
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
+from whimbrel._send_queue import unacknowledged
 from whimbrel._upload import HIGH_WATER, Upload, upload_of
 from whimbrel.httpclient import HTTPError, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
@@ -449,8 +450,7 @@ class Transfer:
         ):
             return None
         if download is not None and download.paused:
-            self._paused |= pycurl.PAUSE_RECV
-            return int(pycurl.WRITEFUNC_PAUSE)
+            return self._pause_receiving()
         if self._error is not None or self._callback is None:
             return 0
         is_full = len(chunk) >= _FULL_PIECE
@@ -458,8 +458,7 @@ class Transfer:
             room = self._owner._driver.room
             if room.left <= 0:
                 room.wait(self._go_on)
-                self._paused |= pycurl.PAUSE_RECV
-                return int(pycurl.WRITEFUNC_PAUSE)
+                return self._pause_receiving()
             room.left -= len(chunk)
         try:
             if not self._begun:
@@ -475,7 +474,8 @@ class Transfer:
                     self._owner._driver_loop.call_soon(self._finish_early, self._exchange)
             self._feed(chunk)
             if self._low_water is not None and self._rest() < MARK:
-                self._end_low_water()
+                self._low_water.end()
+                self._low_water = None
         except BaseException as error:  # noqa: BLE001 (rule 1)
             self._error = error
         return 0 if self._error is not None or self._callback is None else None
@@ -546,7 +546,10 @@ class Transfer:
             fd = self.easy.getinfo(pycurl.ACTIVESOCKET)
             if fd >= 0:
                 self._low_water = LowWater.where_it_pays(
-                    self._owner._driver_loop, partial(_setsockopt, fd), self._rest
+                    self._owner._driver_loop,
+                    partial(_setsockopt, fd),
+                    self._rest,
+                    self._fail_from_loop,
                 )
 
     def _is_plain_text(self) -> bool:
@@ -565,11 +568,6 @@ class Transfer:
         """Bytes of the body that are still to come, of one that is delivered as it comes."""
         download = self._download
         return 0 if download is None else self._length - download.size
-
-    def _end_low_water(self) -> None:
-        if self._low_water is not None:
-            self._low_water.end()
-            self._low_water = None
 
     def _begin_body(self) -> None:
         """The header block is whole: from here on, header lines are trailers."""
@@ -647,12 +645,24 @@ class Transfer:
         else:
             self._go_on()
 
+    def _pause_receiving(self) -> int:
+        """What a WRITEFUNCTION returns that takes nothing now."""
+        self._paused |= pycurl.PAUSE_RECV
+        if self._local is not None:
+            self._owner._paused.add(self._local)
+        return int(pycurl.WRITEFUNC_PAUSE)
+
     def _go_on(self) -> None:
         """More of the body can be taken, unless its consumer is busy."""
         is_held = self._download is not None and self._download.paused
         if self._paused & pycurl.PAUSE_RECV and not is_held:
-            self._paused &= ~pycurl.PAUSE_RECV
+            self._end_pause()
             self._owner._driver.pause(self.easy, self._paused)
+
+    def _end_pause(self) -> None:
+        self._paused &= ~pycurl.PAUSE_RECV
+        if self._local is not None:
+            self._owner._paused.discard(self._local)
 
     def _resume_sending(self) -> None:
         """The producer has written something, or come to its end."""
@@ -671,7 +681,8 @@ class Transfer:
         limit = exchange.profile.stall_timeout
         getinfo = self.easy.getinfo
         mark = (
-            getinfo(pycurl.SIZE_UPLOAD_T),
+            # Not what the system has taken: a whole body fits in there, and goes on for seconds.
+            getinfo(pycurl.SIZE_UPLOAD_T) - unacknowledged(getinfo(pycurl.ACTIVESOCKET)),
             getinfo(pycurl.SIZE_DOWNLOAD_T),
             getinfo(pycurl.HEADER_SIZE),
             self._requests,
@@ -711,7 +722,15 @@ class Transfer:
         callback(response)
 
     def _stop_helpers(self) -> None:
-        self._end_low_water()
+        if self._paused:
+            self._end_pause()
+        if self._low_water is not None:
+            low_water, self._low_water = self._low_water, None
+            try:
+                low_water.end()
+            except OSError:
+                if self._local is not None:
+                    self._owner._taint(self._local)
         if self._upload is not None:
             self._upload.cancel()
         if self._deadline is not None:
@@ -1050,7 +1069,7 @@ def _status_of(lines: list[bytes]) -> int:
 
 
 def _setsockopt(fd: int, level: int, option: int, value: int) -> None:
-    """Of a socket of libcurl's; OSError if there is none any more."""
+    """Of a socket of libcurl's."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
     try:
         sock.setsockopt(level, option, value)

@@ -124,8 +124,8 @@ class KnownHeads:
     """Heads that have been parsed, by their bytes: the same bytes mean the same.
 
     Who is asked again and again answers with one head for as long as its Date lasts, on all of its
-    connections; who asks again sends the same head each time. Connections may share one that have
-    the same role and limits. At most `most` heads are kept, large ones not at all.
+    connections. Those may share one that have the same role and limits. At most `most` heads are
+    kept, large ones not at all.
     """
 
     __slots__ = ("_heads", "_most", "last")
@@ -144,13 +144,14 @@ class KnownHeads:
 
     def add(self, head: Head) -> None:
         """Remember `head`."""
-        if len(head.block) <= _KNOWN_BYTES:
+        if len(head.block) <= _KNOWN_BYTES and self._most:
             if len(self._heads) >= self._most:
                 self._heads.clear()
             self._heads[head.block] = self.last = head
 
 
 _KNOWN_BYTES = 2048
+_NOTHING_KNOWN = KnownHeads(0)
 
 
 # Where a chunked body is: at a size line, in a chunk's data, at the CRLF behind it, in trailers.
@@ -163,8 +164,8 @@ _TRAILERS: Final = 3
 class Protocol:
     """The state of one connection; see the rules above.
 
-    `role` is our own end. `limits` bounds what the peer may send. `known` may be shared; None is
-    one of its own, for the last head.
+    `role` is our own end. `limits` bounds what the peer may send. `known` may be shared; with
+    None every head is parsed.
     """
 
     __slots__ = (
@@ -195,7 +196,7 @@ class Protocol:
     def __init__(
         self, role: Role, limits: Limits = LIMITS, known: KnownHeads | None = None
     ) -> None:
-        self._known = KnownHeads(1) if known is None else known
+        self._known = _NOTHING_KNOWN if known is None else known
         self._is_client = role is Role.CLIENT
         self._limits = limits
         self._buffer: bytes | bytearray = b""

@@ -24,7 +24,7 @@ LOOK_LASTS = 0.002
 """Seconds for which a look holds: about what a turn of a busy loop takes. A peer that can choose
 its moment can as well choose the one after the request was sent."""
 _AT_ONCE = 64
-_IN = getattr(select, "POLLIN", 1)
+_IN = select.POLLIN
 
 
 def look(wanted: Connection, others: Iterable[Connection], now: float) -> None:

@@ -40,6 +40,7 @@ class Outgoing:
         "_connection",
         "_exchange",
         "_failed",
+        "_is_due",
         "_loop",
         "_lost",
         "_plan",
@@ -75,6 +76,7 @@ class Outgoing:
         self._connection: Connection | None = None
         self._upload: Upload | None = None
         self._produced = False  # the caller's code has been asked
+        self._is_due = False  # its pump, in one of the next turns
         self._at_once = _PIECE
         self.expecting = False
         self.probing = self.unchallenged = False
@@ -93,8 +95,8 @@ class Outgoing:
 
     @property
     def waiting(self) -> bool:
-        """Whether the next piece of the body is the producer's to give."""
-        return self._upload is not None and self._upload.waiting
+        """Whether the next piece of the body is the producer's to give, or waits for its turn."""
+        return self._upload is not None and (self._is_due or self._upload.waiting)
 
     @property
     def repeatable(self) -> bool:
@@ -183,10 +185,12 @@ class Outgoing:
         Not from within fetch(), for an iterable is asked when there is room; nor from within a
         producer's write(), for what it writes next can be sent with that.
         """
+        self._is_due = True
         self._turns.soon(self.pump)
 
     def pump(self) -> None:
         """Send what the caller's code has, while the stream takes all of it at once."""
+        self._is_due = False
         upload, connection = self._upload, self._connection
         if upload is None or connection is None or self.expecting:
             return

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import ssl
+from collections import OrderedDict
 from time import monotonic
 from typing import Protocol
 
@@ -187,7 +188,9 @@ class Pool:
         self._limit = limit
         self.idle_seconds = idle_seconds
         self._buckets: dict[Route, Bucket] = {}
-        self._idle: dict[Connection, None] = {}  # longest idle first
+        # Longest idle first. Not a dict, in which the way to either end gets longer with each one
+        # that is taken out.
+        self._idle: OrderedDict[Connection, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.live: set[Connection] = set()

@@ -25,6 +25,7 @@ from whimbrel._http1.framing import NONE
 from whimbrel._http1.protocol import END, Head
 from whimbrel._low_water import MARK, LowWater
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
+from whimbrel._send_queue import unacknowledged
 from whimbrel._simple.challenges import Challenges
 from whimbrel._simple.connect import Connected, connect
 from whimbrel._simple.errors import (
@@ -299,20 +300,29 @@ class Transfer:
                 self._owner._transfer_loop,
                 stream.socket.setsockopt,
                 lambda: connection.http1.rest,
+                lambda error: self._fail(self._closed(error)),
             )
 
     def _watch_the_end(self, connection: Connection) -> None:
         """Nobody is to wait for more than there will be."""
         if self._low_water is not None and connection.http1.rest < MARK:
-            self._low_water.end()
+            try:
+                self._low_water.end()
+            except OSError as error:
+                self._fail(self._closed(error))
             self._low_water = None
 
-    def _end_bulk(self, connection: Connection) -> None:
-        self._bulk = False
+    def _end_bulk(self, connection: Connection) -> bool:
+        """Whether the connection is as it was before."""
         connection.stream.set_bulk(False)
         if self._low_water is not None:
-            self._low_water.end()
+            try:
+                self._low_water.end()
+            except OSError:
+                return False
             self._low_water = None
+        self._bulk = False
+        return True
 
     def _fill(self, connection: Connection, download: Download) -> None:
         """Let the stream put the rest of a large body right where it is kept."""
@@ -332,9 +342,10 @@ class Transfer:
             self._received += count
         download.filled(count)
         connection.http1.received_elsewhere(count)
-        self._watch_the_end(connection)
         try:
-            if not connection.http1.rest:
+            if connection.http1.rest:
+                self._watch_the_end(connection)
+            else:
                 self._pump()
         except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
             self._fail(error)
@@ -522,7 +533,10 @@ class Transfer:
             return
         connection = self._connection
         limit = self._exchange.profile.stall_timeout
-        mark = (self._received, 0 if connection is None else connection.stream.sent)
+        mark = self._received, 0
+        if connection is not None:
+            # Not what the system has taken: a whole body fits in there, and goes on for seconds.
+            mark = self._received, connection.stream.sent - unacknowledged(connection.fd)
         waits_for_us = (
             connection is None
             or (self._download is not None and self._download.paused)
@@ -569,7 +583,7 @@ class Transfer:
             self._stall.cancel()
             self._stall = None
         if self._low_water is not None:
-            self._low_water.end()
+            self._low_water.forget()
             self._low_water = None
         if self._outgoing is not None:
             self._outgoing.stop()
@@ -684,8 +698,8 @@ class Transfer:
             return False
         if self._held:
             stream.resume_reading()
-        if self._bulk:
-            self._end_bulk(connection)
+        if self._bulk and not self._end_bulk(connection):
+            return False
         self._connection = None
         connection.bucket.pool.give_back(connection, now)
         return True
