@@ -47,6 +47,15 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     return loop.time
 
 
+def may_nest(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether its callbacks may run the loop themselves (nest_asyncio, as in notebooks).
+
+    Then what is under way is not over when others have their turn, and the handle of a descriptor
+    cannot be entered again meanwhile.
+    """
+    return getattr(loop, "_nest_patched", False)
+
+
 def _is_running_here() -> bool:
     try:
         asyncio.get_running_loop()

@@ -27,6 +27,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from whimbrel._busy_poll import BusyPoll
+from whimbrel._loops import may_nest
 from whimbrel._wakeups import Wakeups
 
 # Where there is no epoll, nothing of this is used.
@@ -152,7 +153,7 @@ class Readiness:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         epoll = select.epoll()
         try:
-            self._loop.add_reader(epoll.fileno(), self._serve)
+            self._loop.add_reader(epoll.fileno(), self._readable)
         except BaseException:
             epoll.close()
             raise
@@ -170,6 +171,12 @@ class Readiness:
             self._found.update(ready)
         self._serve()
         return True
+
+    def _readable(self) -> None:
+        if may_nest(self._loop):
+            self._loop.call_soon(self._serve)
+        else:
+            self._serve()
 
     def _serve(self) -> None:
         """Call whoever wants to know of what is ready, as far as this turn's share goes."""

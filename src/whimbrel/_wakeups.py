@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
+from whimbrel._loops import may_nest
+
 Callbacks = list[tuple[Callable[[Any], object], Context]]
 
 
@@ -31,9 +33,9 @@ class Wakeups:
     def begin_turn(self) -> None:
         """Answers are about to come: who waits for them is called by `end_turn`.
 
-        Not before that, even if code of the caller's runs the loop from within the turn.
+        Where a turn may run the loop from within, that may be far off: then as soon as may be.
         """
-        self._held = True
+        self._held = not may_nest(self._loop)
 
     def end_turn(self) -> None:
         """Call all who are due. Nothing else may be under way, in this turn of the loop."""

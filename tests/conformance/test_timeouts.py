@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -444,6 +447,36 @@ async def test_stall_timeout_spares_a_slow_consumer(client: Any) -> None:
             server.url(), streaming_callback=consume, stall_timeout=2 * SHORT
         )
     assert response.code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not tell what is not sent yet")
+async def test_stall_timeout_spares_what_the_system_sends(client: Any) -> None:
+    """A whole body goes to the system at once; the peer takes its time for it, and never stops."""
+    body = bytes(1_000_000)
+    pause = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        peer, _ = listener.accept()
+        with peer:
+            received = b""
+            while b"\r\n\r\n" not in received:
+                received += peer.recv(4096)
+            left = len(body) - len(received.partition(b"\r\n\r\n")[2])
+            while left:
+                pause.wait(0.02)
+                left -= len(peer.recv(min(left, 12_000)))
+            peer.sendall(ok())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        try:
+            await client.fetch(url, method="POST", body=body, stall_timeout=2 * SHORT)
+        finally:
+            pause.set()
+            await asyncio.to_thread(thread.join)
 
 
 async def test_next_fetch_after_a_timeout(make_client: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -101,3 +101,25 @@ async def test_uploads_have_their_turns(client: Any, monkeypatch: pytest.MonkeyP
         )
         counting.cancel()
     assert len(set(asked)) == 5
+
+
+async def test_who_waits_for_its_turn_has_not_stalled(
+    make_client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the turns of others last."""
+    client = make_client(max_clients=40)
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+
+    def body() -> Iterator[bytes]:
+        for _ in range(2):
+            time.sleep(0.01)
+            yield bytes(70_000)
+
+    async with ScriptedServer(canned(ok())) as server:
+        await asyncio.gather(
+            *(
+                client.fetch(server.url("/"), method="PUT", body=body(), stall_timeout=0.1)
+                for _ in range(40)
+            )
+        )
+        assert len(server.requests) == 40

@@ -315,6 +315,41 @@ def test_a_callback_that_raises(clock: Clock) -> None:
     assert heard == ["ZeroDivisionError()"]
 
 
+def test_a_ring_that_is_disturbed(clock: Clock) -> None:
+    """A signal's handler may discard an item while a ring goes through them all."""
+    log: list[float] = []
+    deadlines: Deadlines[float] = Deadlines(clock, log.append)
+
+    class Due(float):
+        def __le__(self, other: object) -> bool:
+            deadlines.discard(3.0)
+            return float(self) <= float(other)  # type: ignore[arg-type]
+
+    for due in (2.0, 3.0, 4.0):
+        deadlines.add(due, Due(due))
+    deadlines.add(1.0, 1.0)
+    clock.advance(10.0)
+    assert log == [1.0, 2.0, 4.0]
+    assert clock.pending == []
+
+
+def test_a_timer_that_rings_early(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By less than a millisecond, as uvloop's do: it is near enough, and nothing rings on."""
+    log: list[str] = []
+    call_at = clock.call_at
+
+    def early(when: float, *arguments: Any) -> asyncio.TimerHandle:
+        assert clock.made < 10
+        return call_at(when - 0.0004, *arguments)
+
+    monkeypatch.setattr(clock, "call_at", early)
+    deadlines: Deadlines[str] = Deadlines(clock, log.append)
+    deadlines.add("item", 1.0)
+    clock.advance(2.0)
+    assert log == ["item"]
+    assert clock.made == 1
+
+
 # -- memory
 
 

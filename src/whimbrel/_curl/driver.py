@@ -44,7 +44,7 @@ import pycurl
 
 from whimbrel._busy_poll import BusyPoll
 from whimbrel._curl.room import ROOM, Room
-from whimbrel._loops import clock_of
+from whimbrel._loops import clock_of, may_nest
 from whimbrel._wakeups import Wakeups
 
 Done = Callable[[int, str], None]
@@ -704,7 +704,7 @@ class _EpollPoller(_Poller):
 
     def _open(self) -> None:
         epoll = select.epoll()
-        self._loop.add_reader(epoll.fileno(), self._serve)
+        self._loop.add_reader(epoll.fileno(), self._readable)
         self._epoll = epoll
 
     def watch(self, fd: int, what: int, lane: _Lane) -> None:
@@ -815,6 +815,12 @@ class _EpollPoller(_Poller):
             return False
         self._serve()
         return True
+
+    def _readable(self) -> None:
+        if may_nest(self._loop):
+            self._loop.call_soon(self._serve)
+        else:
+            self._serve()
 
     def _serve(self) -> None:
         """Serve the sockets that are ready, as far as this turn's share goes."""
