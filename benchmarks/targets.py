@@ -23,6 +23,9 @@ PEERS: Final = tuple(
 )
 """Everything that is called from Python and is not ours."""
 
+CONTENDERS: Final = ("aiohttp", "wreq", "pyreqwest", "pycurl.AsyncCurlMulti")
+"""Of those, who has ever been the best."""
+
 LINEAR: Final = 1.25
 """The exponent up to which growth counts as linear: over a decade, a cost that is at most 1.8 times
 as much an item. Caches and the machine's noise need some room; a square has 2."""
@@ -64,6 +67,10 @@ class Target(Protocol):
     def text(self) -> str:
         """What is wanted, like "≥ 3 x aiohttp"."""
 
+    @property
+    def entrants(self) -> tuple[str, ...]:
+        """Who has to be measured for it."""
+
     def judge(self, result: Result) -> Verdict:
         """Look at what was measured."""
 
@@ -81,6 +88,10 @@ class Ratio:
     factor: float
     peer: str | None
     at_most: bool = False
+
+    @property
+    def entrants(self) -> tuple[str, ...]:
+        return (self.client, self.peer) if self.peer else (self.client, *CONTENDERS)
 
     @property
     def text(self) -> str:
@@ -108,6 +119,10 @@ class Bound:
     unit: str
 
     @property
+    def entrants(self) -> tuple[str, ...]:
+        return (self.client,)
+
+    @property
     def text(self) -> str:
         return f"≤ {self.most:g} {self.unit}"
 
@@ -131,6 +146,10 @@ class Holds:
     other: int
 
     @property
+    def entrants(self) -> tuple[str, ...]:
+        return (self.client,)
+
+    @property
     def text(self) -> str:
         return f"at {self.point:,} ≥ {self.part:g} x that at {self.other:,}"
 
@@ -147,6 +166,10 @@ class Linear:
 
     scenario: str
     client: str
+
+    @property
+    def entrants(self) -> tuple[str, ...]:
+        return (self.client,)
 
     @property
     def text(self) -> str:

@@ -17,6 +17,7 @@ pytest.importorskip("benchmarks.command", reason="these are the tests alone")
 from benchmarks.clients import CLIENTS
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.servers.nginx import find_nginx
+from benchmarks.targets import TARGETS
 
 from benchmarks import command
 
@@ -212,6 +213,25 @@ def test_quick_is_less_of_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [plan.points for plan in command._plans(options, command.Results({}))] == [[None]]
 
 
+def test_targets_are_all_that_is_measured() -> None:
+    """In one command: every scenario with a target, and everyone whom a target names."""
+    options = command._parse(["--targets"])
+    assert options.check
+    plans = {plan.scenario.name: plan for plan in command._plans(options, command.Results({}))}
+    assert set(plans) == {target.scenario for target in TARGETS}
+    for target in TARGETS:
+        plan = plans[target.scenario]
+        missing = {name for name in target.entrants if name in CLIENTS and CLIENTS[name].missing}
+        assert set(target.entrants) - missing <= set(plan.entrants)
+        assert plan.points == list(plan.scenario.points)
+    assert "httpx" not in plans["get-100"].entrants
+    assert set(plans["stall"].entrants) == {"whimbrel curl", "whimbrel simple"}
+    options = command._parse(["--targets", "--scenario", "stall"])
+    assert [plan.scenario.name for plan in command._plans(options, command.Results({}))] == [
+        "stall"
+    ]
+
+
 # -- what is refused, before anything is started
 
 
@@ -228,6 +248,8 @@ def test_quick_is_less_of_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--json", "no/such/folder/file"], "no/such/folder/file: its folder does not exist"),
         (["--markdown", "no/such/file"], "no/such/file: its folder does not exist"),
         (["get-1"], "unrecognized arguments: get-1"),
+        (["--targets", "--quick"], "--targets measures what the targets need: no --quick"),
+        (["--targets", "--client", "aiohttp"], "no --client"),
     ],
 )
 def test_bad_arguments(
