@@ -36,6 +36,8 @@ BACKENDS = "whimbrel._backends"
 READINESS = "whimbrel._readiness"
 BUSY_POLL = "whimbrel._busy_poll"
 WAKEUPS = "whimbrel._wakeups"
+LOW_WATER = "whimbrel._low_water"
+SEND_QUEUE = "whimbrel._send_queue"
 
 # Module, or package for all that is in it -> what of ours it may import.
 LAYERS: dict[str, set[str]] = {
@@ -47,10 +49,13 @@ LAYERS: dict[str, set[str]] = {
     MEMORY: set(),
     "whimbrel._deadlines": set(),
     BUSY_POLL: set(),
-    WAKEUPS: set(),
-    READINESS: {BUSY_POLL, WAKEUPS},
+    LOW_WATER: set(),
+    SEND_QUEUE: set(),
+    WAKEUPS: {"whimbrel._loops"},
+    READINESS: {BUSY_POLL, WAKEUPS, "whimbrel._loops"},
     "whimbrel._curl": set(),
-    "whimbrel._curl.driver": {BUSY_POLL, WAKEUPS, "whimbrel._loops"},
+    "whimbrel._curl.room": set(),
+    "whimbrel._curl.driver": {BUSY_POLL, WAKEUPS, "whimbrel._curl.room", "whimbrel._loops"},
     CAPABILITIES: set(),
     # Pure decisions.
     HTTPUTIL: {"whimbrel.util"},
@@ -82,6 +87,8 @@ LAYERS: dict[str, set[str]] = {
         "whimbrel._curl.errors",
         "whimbrel._curl.options",
         DOWNLOAD,
+        LOW_WATER,
+        SEND_QUEUE,
         UPLOAD,
         POLICY,
         CONTRACT,
@@ -103,7 +110,19 @@ LAYERS: dict[str, set[str]] = {
     CHANNEL: {CHANNEL, HTTP1, IOSTREAM, POLICY, HTTPUTIL},
     CONNECTION: {CHANNEL, HTTP1, IOSTREAM, HTTPUTIL},
     # Pure Python.
-    SIMPLE: {SIMPLE, HTTP1, IOSTREAM, DOWNLOAD, UPLOAD, POLICY, CONTRACT, HTTPUTIL, READINESS},
+    SIMPLE: {
+        SIMPLE,
+        HTTP1,
+        IOSTREAM,
+        DOWNLOAD,
+        LOW_WATER,
+        READINESS,
+        SEND_QUEUE,
+        UPLOAD,
+        POLICY,
+        CONTRACT,
+        HTTPUTIL,
+    },
     "whimbrel.simple_httpclient": {
         SIMPLE,
         HTTP1,
