@@ -156,7 +156,8 @@ class Bucket:
         while idle:
             connection = idle[-1]
             if now - connection.looked_at > lookout.LOOK_LASTS:
-                lookout.look(connection, reversed(pool._idle), now)
+                others = reversed(pool._idle) if len(pool._idle) > 1 else ()
+                lookout.look(connection, others, now)
                 if connection not in pool._idle:
                     continue  # it was closed
             idle.pop()
