@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -233,6 +234,47 @@ async def test_stall_timeout_spares_an_upload_that_moves(client: Any) -> None:
     async with ScriptedServer(canned(ok())) as server:
         await client.fetch(server.url(), method="PUT", body=chunks(), stall_timeout=0.1)
         assert server.requests[0].body == bytes(40_000)
+
+
+@pytest.mark.parametrize("how", ["iterable", "async iterable"])
+async def test_a_generator_ends_with_its_fetch(client: Any, how: str) -> None:
+    """Its `finally` does not wait for the garbage collector once nobody has the fetch any more."""
+    asked = asyncio.Event()
+    ended = asyncio.Event()
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            while True:
+                asked.set()
+                yield bytes(65_536)
+        finally:
+            ended.set()
+
+    async def later() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                asked.set()
+                yield bytes(65_536)
+        finally:
+            ended.set()
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_head()
+        await peer.closed()
+
+    gc.disable()
+    try:
+        async with ScriptedServer(handler) as server:
+            body: Any = chunks() if how == "iterable" else later()
+            fetch = client.fetch(server.url(), method="PUT", body=body)
+            del body
+            await asked.wait()
+            fetch.cancel()
+            del fetch
+            async with asyncio.timeout(5):
+                await ended.wait()
+    finally:
+        gc.enable()
 
 
 async def test_an_answer_that_comes_before_the_end(client: Any) -> None:

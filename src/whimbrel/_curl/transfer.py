@@ -711,6 +711,9 @@ class Transfer:
         if self._download is not None:
             self._download.cancel()
         self._stop_helpers()
+        if self._upload is not None and self._exchange is not None:
+            # libcurl's handle knows us until it is collected, a caller's generator it need not.
+            self._exchange.pieces = self._exchange.producer = None
 
     def _fail_from_loop(self, error: BaseException) -> None:
         """Abort the exchange because of something outside libcurl."""
