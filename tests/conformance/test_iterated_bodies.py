@@ -236,6 +236,21 @@ async def test_stall_timeout_spares_an_upload_that_moves(client: Any) -> None:
         assert server.requests[0].body == bytes(40_000)
 
 
+@pytest.mark.parametrize("body", [[], [b""], [b"x"], [b"", b"xyz"]])
+async def test_a_body_that_is_to_be_empty(client: Any, body: list[bytes]) -> None:
+    """It is asked for nevertheless: what does not fit its Content-Length is not lost in silence."""
+    async with ScriptedServer(canned(ok())) as server:
+        fetch = client.fetch(
+            server.url(), method="PUT", body=iter(body), headers={"Content-Length": "0"}
+        )
+        if any(body):
+            with pytest.raises(ValueError, match="header Content-Length says 0"):
+                await fetch
+        else:
+            await fetch
+        assert (await client.fetch(server.url())).code == 200
+
+
 @pytest.mark.parametrize("how", ["iterable", "async iterable"])
 async def test_a_generator_ends_with_its_fetch(client: Any, how: str) -> None:
     """Its `finally` does not wait for the garbage collector once nobody has the fetch any more."""

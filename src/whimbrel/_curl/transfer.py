@@ -319,7 +319,7 @@ class Transfer:
                     return _ABORT
                 tainted.discard(address)  # a new connection that got the port of an old one
             self._seen = len(self._lines)
-            return 0
+            return 0 if self._upload is None else self._begin_upload(self._upload)
         exchange = self._exchange
         assert exchange is not None
         if len(self._lines) > self._seen:
@@ -346,6 +346,17 @@ class Transfer:
                 )
                 return _ABORT
         self._block = self._seen = len(self._lines)
+        return 0
+
+    def _begin_upload(self, upload: Upload) -> int:
+        """Of a body that is to be empty libcurl asks nothing: whether it is, we have to ask."""
+        assert self._exchange is not None
+        if self._exchange.content_length == 0:
+            try:
+                upload.take(1)
+            except BaseException as error:  # noqa: BLE001 (rule 1)
+                self._error = error
+                return _ABORT
         return 0
 
     def _on_header(self, line: bytes) -> int | None:
