@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from whimbrel._known_heads import KnownHeads
 from whimbrel._policy.exchange import Exchange, takes_shared
 from whimbrel.httpclient import AsyncHTTPClient, HTTPResponse
 
@@ -31,6 +32,7 @@ __all__ = ["CapabilityError", "CurlAsyncHTTPClient", "CurlError"]
 
 # What is remembered of connections that libcurl keeps, at least: more where it may keep more.
 _REMEMBERED = 4096
+_KNOWN_HEADS = 256
 
 
 class CurlAsyncHTTPClient(AsyncHTTPClient):
@@ -55,7 +57,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         self._versions: dict[tuple[str, int], str] = {}
         # libcurl's numbers of connections, by both ends: one local port may have several peers.
         self._connections: dict[tuple[Any, Any], int] = {}
-        self._last_head: Head | None = None  # of any response
+        self._known_heads = KnownHeads[Head](_KNOWN_HEADS)
         self._remembered = max(_REMEMBERED, 8 * self.max_clients)
         _clients.add(self)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from whimbrel import _loops
 from whimbrel._deadlines import Deadlines
 from whimbrel._http1.grammar import LIMITS
-from whimbrel._http1.protocol import KnownHeads
+from whimbrel._http1.protocol import Head
+from whimbrel._known_heads import KnownHeads
 from whimbrel._policy.exchange import Exchange, Profile, takes_shared
 from whimbrel._readiness import watcher_of
 from whimbrel._simple.errors import CapabilityError
@@ -60,7 +61,7 @@ class SimpleAsyncHTTPClient(AsyncHTTPClient):
         self._watcher = watcher_of(loop, self.busy_poll, self._wakeups)
         self._pool = Pool(loop, max(100, 2 * self.max_clients))
         self._deadlines = Deadlines(loop, Transfer.expired, linger=_LINGER)
-        self._known_heads = KnownHeads(_KNOWN_HEADS)
+        self._known_heads = KnownHeads[Head](_KNOWN_HEADS)
         self._resolver = Resolver()
         self._turns = Turns(loop)
         self._plans: dict[Profile, Plan] = {}

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from whimbrel._http1.errors import ProtocolError
 from whimbrel._http1.framing import LENGTH, NONE
 from whimbrel._http1.grammar import LIMITS, Limits
-from whimbrel._http1.protocol import Event, Head, KnownHeads, Protocol, Role
+from whimbrel._http1.protocol import Event, Head, Protocol, Role
+from whimbrel._known_heads import KnownHeads
 
 CLIENT = Role.CLIENT
 SERVER = Role.SERVER
@@ -53,7 +54,7 @@ def connection(
     *,
     upgrade: bool = False,
     limits: Limits = LIMITS,
-    known: KnownHeads | None = None,
+    known: KnownHeads[Head] | None = None,
 ) -> Protocol:
     """A connection at which the peer has its turn: a client's has sent its request."""
     protocol = Protocol(role, limits, known)

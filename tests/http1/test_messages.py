@@ -6,7 +6,8 @@ import pytest
 
 from whimbrel._http1.errors import IncompleteError, ProtocolError
 from whimbrel._http1.framing import LENGTH, NONE
-from whimbrel._http1.protocol import Event, Head, KnownHeads, Protocol
+from whimbrel._http1.protocol import Event, Head, Protocol
+from whimbrel._known_heads import KnownHeads
 
 from .messages import END, REQUESTS, RESPONSES
 from .support import CLIENT, SERVER, connection, feed, splits, told_by
@@ -119,7 +120,7 @@ def test_one_response_after_another(first: str) -> None:
     """By `receive_whole` a response is what it is, whichever came before it on the connection."""
     for message in RESPONSES.values():
         for method in ("GET", "HEAD"):
-            after = connection(CLIENT, RESPONSES[first].method, known=KnownHeads(256))
+            after = connection(CLIENT, RESPONSES[first].method, known=KnownHeads[Head](256))
             feed(after, [RESPONSES[first].wire], eof=False, whole=True)
             after.next_message()
             after.start_request(method, NONE)
@@ -136,7 +137,7 @@ def test_connections_may_share_what_they_know(first: str) -> None:
             for size in (len(message.wire), behind_head, behind_head + 1):
                 pieces = [piece for piece in (message.wire[:size], message.wire[size:]) if piece]
                 alone = feed(connection(CLIENT, method), pieces)
-                known = KnownHeads(256)
+                known = KnownHeads[Head](256)
                 feed(
                     connection(CLIENT, RESPONSES[first].method, known=known),
                     [RESPONSES[first].wire],
@@ -148,7 +149,7 @@ def test_connections_may_share_what_they_know(first: str) -> None:
 
 def test_an_interim_response_is_not_remembered() -> None:
     """Whether 101 may be depends on what was asked for."""
-    known = KnownHeads(256)
+    known = KnownHeads[Head](256)
     switching = [b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]
     assert feed(connection(CLIENT, upgrade=True, known=known), switching, whole=True).error is None
     told = feed(connection(CLIENT, known=known), switching, whole=True)
@@ -165,7 +166,7 @@ def test_what_is_known_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> N
         return parse(protocol, buffer, start, end)
 
     monkeypatch.setattr(Protocol, "_parse_head", counted)
-    known = KnownHeads(3)
+    known = KnownHeads[Head](3)
     heads = [b"HTTP/1.1 200 OK\r\nX: %d\r\nContent-Length: 1\r\n\r\n" % n for n in range(3)]
     for body in (b"a", b"b", b""):
         for head in heads:
@@ -186,7 +187,7 @@ def test_what_is_known_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_request_after_another() -> None:
     """Nor does it matter to a request, or to how it is answered."""
     head = b" / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n"
-    server = Protocol(SERVER, known=KnownHeads(1))
+    server = Protocol(SERVER, known=KnownHeads[Head](1))
     for method, body in ((b"POST", b"1:"), (b"POST", b"2:"), (b"HEAD", b"3:"), (b"HEAD", b"4:")):
         found = server.receive_whole(method + head + body)
         assert found is not None

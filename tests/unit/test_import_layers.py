@@ -38,6 +38,7 @@ BUSY_POLL = "whimbrel._busy_poll"
 WAKEUPS = "whimbrel._wakeups"
 LOW_WATER = "whimbrel._low_water"
 SEND_QUEUE = "whimbrel._send_queue"
+KNOWN_HEADS = "whimbrel._known_heads"
 
 # Module, or package for all that is in it -> what of ours it may import.
 LAYERS: dict[str, set[str]] = {
@@ -51,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
     BUSY_POLL: set(),
     LOW_WATER: set(),
     SEND_QUEUE: set(),
+    KNOWN_HEADS: set(),
     WAKEUPS: {"whimbrel._loops"},
     READINESS: {BUSY_POLL, WAKEUPS, "whimbrel._loops"},
     "whimbrel._curl": set(),
@@ -100,11 +102,12 @@ LAYERS: dict[str, set[str]] = {
         "whimbrel._curl.driver",
         "whimbrel._curl.errors",
         "whimbrel._curl.transfer",
+        KNOWN_HEADS,
         POLICY,
         CONTRACT,
     },
     # HTTP/1.1, for the simple backend and the server.
-    HTTP1: {HTTP1},
+    HTTP1: {HTTP1, KNOWN_HEADS},
     "whimbrel._iostream": set(),
     IOSTREAM: {"whimbrel._iostream", "whimbrel._loops", READINESS},
     CHANNEL: {CHANNEL, HTTP1, IOSTREAM, POLICY, HTTPUTIL},
@@ -115,6 +118,7 @@ LAYERS: dict[str, set[str]] = {
         HTTP1,
         IOSTREAM,
         DOWNLOAD,
+        KNOWN_HEADS,
         LOW_WATER,
         READINESS,
         SEND_QUEUE,
@@ -126,6 +130,7 @@ LAYERS: dict[str, set[str]] = {
     "whimbrel.simple_httpclient": {
         SIMPLE,
         HTTP1,
+        KNOWN_HEADS,
         "whimbrel._deadlines",
         READINESS,
         "whimbrel._loops",

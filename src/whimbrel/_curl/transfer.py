@@ -492,20 +492,19 @@ class Transfer:
         return 0 if self._error is not None or self._callback is None else None
 
     def _is_all_as_ever(self, chunk: bytes) -> bool:
-        """The short way: a head that is byte for byte the last one's, and a body of one piece.
+        """The short way: a head that is known, byte for byte, and a body of one piece.
 
         Whatever is not like that goes the long way, which does the same.
         """
         lines = self._lines
-        head = self._owner._last_head
+        known = self._owner._known_heads
+        head = known.last
+        block = b"".join(lines)
+        if head is None or head.block != block:
+            head = known.find(block)
         exchange = self._exchange
         assert exchange is not None
-        if (
-            head is None
-            or 0 < exchange.profile.max_body_size < len(chunk)
-            or head.content_encoding
-            or b"".join(lines) != head.block
-        ):
+        if head is None or 0 < exchange.profile.max_body_size < len(chunk) or head.content_encoding:
             return False
         self._begun = True
         self._head = head
@@ -597,11 +596,11 @@ class Transfer:
         """Look at a whole header block once: what libcurl lets through and we do not, and
         whether the body is encoded."""
         block = b"".join(lines)
-        head = self._owner._last_head
-        if head is None or block != head.block:
-            # The same bytes mean the same: who is asked again and again answers with one head
-            # for as long as its Date lasts.
-            head = self._owner._last_head = self._parse_head(block, lines)
+        known = self._owner._known_heads
+        head = known.find(block)
+        if head is None:
+            head = self._parse_head(block, lines)
+            known.add(head)
         self._head = head
         if head.content_encoding:
             (self._download or self._make_download()).begin(head.content_encoding)

@@ -44,6 +44,7 @@ from whimbrel._http1.state import (
     SWITCHED,
     TRANSITIONS,
 )
+from whimbrel._known_heads import KnownHeads
 
 
 class Role(Enum):
@@ -120,38 +121,7 @@ class Head:
         return f"<Head {start} {self.framing} {len(self.block)} bytes>"
 
 
-class KnownHeads:
-    """Heads that have been parsed, by their bytes: the same bytes mean the same.
-
-    Who is asked again and again answers with one head for as long as its Date lasts, on all of its
-    connections. Those may share one that have the same role and limits. At most `most` heads are
-    kept, large ones not at all.
-    """
-
-    __slots__ = ("_heads", "_most", "last")
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._heads: dict[bytes, Head] = {}
-        self.last: Head | None = None  # which saves the search for the end of the next, and a hash
-
-    def find(self, block: bytes) -> Head | None:
-        """The head with these bytes, if it is known."""
-        found = self._heads.get(block)
-        if found is not None:
-            self.last = found
-        return found
-
-    def add(self, head: Head) -> None:
-        """Remember `head`."""
-        if len(head.block) <= _KNOWN_BYTES and self._most:
-            if len(self._heads) >= self._most:
-                self._heads.clear()
-            self._heads[head.block] = self.last = head
-
-
-_KNOWN_BYTES = 2048
-_NOTHING_KNOWN = KnownHeads(0)
+_NOTHING_KNOWN: Final = KnownHeads[Head](0)
 
 
 # Where a chunked body is: at a size line, in a chunk's data, at the CRLF behind it, in trailers.
@@ -194,7 +164,7 @@ class Protocol:
     )
 
     def __init__(
-        self, role: Role, limits: Limits = LIMITS, known: KnownHeads | None = None
+        self, role: Role, limits: Limits = LIMITS, known: KnownHeads[Head] | None = None
     ) -> None:
         self._known = _NOTHING_KNOWN if known is None else known
         self._is_client = role is Role.CLIENT

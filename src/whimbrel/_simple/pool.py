@@ -21,8 +21,9 @@ from time import monotonic
 from typing import Protocol
 
 from whimbrel._http1.grammar import Limits
-from whimbrel._http1.protocol import KnownHeads, Role
+from whimbrel._http1.protocol import Head, Role
 from whimbrel._http1.protocol import Protocol as HTTP1
+from whimbrel._known_heads import KnownHeads
 from whimbrel._simple import lookout
 from whimbrel._simple.connect import Connected
 from whimbrel._simple.route import Route
@@ -69,7 +70,7 @@ class Connection:
     holder: Holder | None
 
     def __init__(
-        self, bucket: Bucket, connected: Connected, limits: Limits, known: KnownHeads
+        self, bucket: Bucket, connected: Connected, limits: Limits, known: KnownHeads[Head]
     ) -> None:
         self.bucket = bucket
         self.stream = connected.stream
