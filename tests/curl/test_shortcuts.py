@@ -17,6 +17,7 @@ import pytest
 from conftest import open_files
 from whimbrel._curl import driver as driver_module
 from whimbrel._curl.driver import SHARE
+from whimbrel._curl.transfer import Transfer
 from whimbrel.curl_httpclient import CurlAsyncHTTPClient
 from whimbrel.httpclient import HTTPError
 from whimbrel.testing.scripted import Peer, ScriptedServer, chunked, ok
@@ -312,6 +313,33 @@ async def test_a_deadline_of_all_requests_ends_a_lone_one(make_client: Any) -> N
             await client.fetch(server.url("/"))
         with pytest.raises(HTTPError, match="Timeout during request"):
             await asyncio.wait_for(client.fetch(server.url("/")), 5)
+
+
+async def test_heads_of_several_servers_are_known(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is parsed once, however they take turns, and none is another's."""
+    parsed: list[bytes] = []
+    parse = Transfer._parse_head
+
+    def counted(transfer: Transfer, whole: bytes, lines: list[bytes]) -> Any:
+        parsed.append(whole)
+        return parse(transfer, whole, lines)
+
+    monkeypatch.setattr(Transfer, "_parse_head", counted)
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            await peer.send(ok(b"body", f"Server: {request.target}"))
+
+    async with ScriptedServer(handler) as server:
+        for _ in range(3):
+            for name in ("/a", "/b", "/c"):
+                response = await client.fetch(server.url(name))
+                assert response.headers["Server"] == name
+                assert response.body == b"body"
+    assert len(parsed) == 3
 
 
 async def test_the_limit_of_a_body_whose_head_is_known(make_client: Any) -> None:
