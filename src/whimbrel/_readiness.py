@@ -182,7 +182,8 @@ class Readiness:
         """Call whoever wants to know of what is ready, as far as this turn's share goes."""
         found = self._found
         if not found:
-            assert self._epoll is not None
+            if self._epoll is None:
+                return  # closed since this was asked for
             found.update(self._epoll.poll(0, SHARE))
             if not found:
                 return

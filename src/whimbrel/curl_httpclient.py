@@ -52,8 +52,9 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         # Local ends of HTTP/1 connections that were readable while they idled: what they hold
         # is not the answer to any request (libcurl itself looks only after a second).
         self._tainted: set[tuple[str, int]] = set()
-        # Those of transfers that are paused, whose sockets libcurl does not watch either.
-        self._paused: set[tuple[str, int]] = set()
+        # Those of transfers that are paused, whose sockets libcurl does not watch either: the
+        # descriptor, where there was an event on it.
+        self._paused: dict[tuple[str, int], int | None] = {}
         self._versions: dict[tuple[str, int], str] = {}
         # libcurl's numbers of connections, by both ends: one local port may have several peers.
         self._connections: dict[tuple[Any, Any], int] = {}
@@ -137,7 +138,9 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
             except OSError:
                 return
         # HTTP/2 and 3 talk on idle connections; libcurl listens there itself.
-        if self._versions.get(local) in ("1.0", "1.1") and local not in self._paused:
+        if local in self._paused:
+            self._paused[local] = fd
+        elif self._versions.get(local) in ("1.0", "1.1"):
             self._taint(local)
 
     def _taint(self, local: tuple[str, int]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from whimbrel._curl import driver as driver_module
 from whimbrel._curl import room as room_module
 from whimbrel._curl.room import ROOM, Room
-from whimbrel.testing.scripted import Peer, ScriptedServer, ok, routes
+from whimbrel.testing.scripted import Peer, ScriptedServer, chunked, ok, reply, routes
 
 MB = 1024 * 1024
 BODY = os.urandom(8 * MB + 4_321)
@@ -109,7 +109,15 @@ async def test_bodies_arrive_whole(curl_client: Any, waits: list[int]) -> None:
     assert all(left <= 0 for left in waits)
 
 
-async def test_a_turn_has_its_share(curl_client: Any, waits: list[int]) -> None:
+CHUNKS = [BODY[start : start + 8192] for start in range(0, len(BODY), 8192)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [ok(BODY), reply("200 OK", chunked(*CHUNKS), "Transfer-Encoding: chunked")],
+    ids=["full pieces", "small pieces"],
+)
+async def test_a_turn_has_its_share(curl_client: Any, waits: list[int], answer: bytes) -> None:
     """Nor is it passed by much, whatever libcurl has in store."""
     loop = asyncio.get_running_loop()
     turn = 0
@@ -126,7 +134,7 @@ async def test_a_turn_has_its_share(curl_client: Any, waits: list[int]) -> None:
 
     over = False
     loop.call_soon(next_turn)
-    async with ScriptedServer(routes({"/": ok(BODY)})) as server:
+    async with ScriptedServer(routes({"/": answer})) as server:
         await asyncio.gather(
             *(curl_client.fetch(server.url(), streaming_callback=take) for _ in range(4))
         )
@@ -188,3 +196,57 @@ async def test_a_consumer_that_pauses(curl_client: Any, waits: list[int]) -> Non
     async with ScriptedServer(routes({"/": ok(BODY)})) as server:
         await curl_client.fetch(server.url(), streaming_callback=take)
     assert body == BODY
+
+
+async def test_a_handle_that_is_the_callers_too(curl_client: Any, waits: list[int]) -> None:
+    """Its pauses are his: nobody else pauses it, or lets it go on."""
+    taken = bytearray()
+    async with ScriptedServer(routes({"/": ok(BODY)})) as server:
+        await curl_client.fetch(
+            server.url(), streaming_callback=taken.extend, prepare_curl_callback=lambda handle: None
+        )
+    assert taken == BODY
+    assert not waits
+
+
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+
+
+@pytest.mark.parametrize("size", [20_000, 300_000])
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("how", ["evil", "close"])
+async def test_what_comes_on_a_paused_connection(
+    curl_client: Any, how: str, is_first: bool, size: int
+) -> None:
+    """Behind the body, while its consumer takes its time: a stranger's bytes, or the end."""
+    paused, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            if request.target != "/large":
+                await peer.send(ok(b"good"))
+                continue
+            await peer.send(ok(BODY[:size]))
+            await paused.wait()
+            if how == "close":
+                return
+            await peer.send(EVIL)
+
+    async def take(chunk: bytes) -> None:
+        paused.set()
+        await go_on.wait()
+
+    async with ScriptedServer(handler) as server:
+        if not is_first:
+            await curl_client.fetch(server.url("/warm"))
+        large = curl_client.fetch(server.url("/large"), streaming_callback=take)
+        await paused.wait()
+        await asyncio.sleep(0.05)  # other requests, and what came, have their turn
+        assert (await curl_client.fetch(server.url("/other"))).body == b"good"
+        go_on.set()
+        await large
+        for _ in range(2):
+            response = await curl_client.fetch(server.url("/post"), method="POST", body=b"once")
+            assert response.body == b"good"
+    assert not curl_client._paused

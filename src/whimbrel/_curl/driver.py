@@ -160,10 +160,11 @@ class Driver:
             self._on_batch,
             self._note_broken,
             wakeups or Wakeups(loop),
+            lambda: self.is_inside,
         )
         self._poller.stay_awake(busy_poll)
         self._clock = clock_of(loop)
-        self.room = Room(loop)
+        self.room = Room(loop, self._serve_soon)
         self._lane_numbers = count()
         self._lanes: list[_Lane] = []
         self._open_lane()
@@ -252,6 +253,16 @@ class Driver:
     def lane_of(self, easy: pycurl.Curl) -> int:
         """The number of the multi that a transfer is on: libcurl's connection ids are its own."""
         return self._attached[easy].number
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether libcurl is on the stack: no handle may be touched."""
+        return self._inside
+
+    def watch_idle(self, fd: int) -> None:
+        """Report events on the socket of a connection that is idle now, and was not when one came:
+        its transfer was paused."""
+        self._poller.watch_idle(fd)
 
     def opened(self, fd: int, easy: pycurl.Curl) -> None:
         """Note that libcurl opened `fd` for `easy`: whom to tell if it cannot be watched."""
@@ -476,10 +487,14 @@ class Driver:
 
     def _after(self) -> None:
         """Do what callbacks asked for while libcurl was running."""
+        if self._inside:
+            return  # one of them runs the loop: when libcurl has returned
         while self._deferred and not self._closed:
             deferred, self._deferred = self._deferred, []
             for call in deferred:
                 call()
+        if self._soon is None and self._soon_lanes and not self._closed:
+            self._soon = self._loop.call_soon(self._on_soon)
 
     def _defer(self, call: Callable[[], None]) -> None:
         if not self._deferred:
@@ -526,8 +541,16 @@ class Driver:
         if self._soon is None and not self._closed and not self._starts_at_once:
             self._soon = self._loop.call_soon(self._on_soon)
 
+    def _serve_soon(self) -> None:
+        """Do at once what would be done soon."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._on_soon()
+
     def _on_soon(self) -> None:
         self._soon = None
+        if self._inside:
+            return  # one of libcurl's callbacks runs the loop: see `_after`
         lanes, self._soon_lanes = self._soon_lanes, {}
         if self._closed:
             return
@@ -619,7 +642,7 @@ class _Poller:
 
     `before_serving` is called before sockets are served, `on_ready` for each of them, `on_batch`
     when all have been, with those that had events while they idled; `on_broken`, if one cannot be
-    watched.
+    watched. `is_inside` tells whether libcurl is on the stack, which must not be entered again.
     """
 
     def __init__(
@@ -630,8 +653,10 @@ class _Poller:
         on_batch: Callable[[list[int]], None],
         on_broken: Callable[[_Lane, int], None],
         wakeups: Wakeups,
+        is_inside: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = loop
+        self._is_inside = is_inside
         self._before_serving = before_serving
         self._on_ready = on_ready
         self._on_batch = on_batch
@@ -659,6 +684,14 @@ class _Poller:
     def idle(self, fd: int) -> None:
         """No transfer is on a socket any more; it may be closed the next moment."""
         raise NotImplementedError
+
+    def watch_idle(self, fd: int) -> None:
+        """Watch an idle socket again that had an event before, when it was not idle in truth."""
+        raise NotImplementedError
+
+    def _is_blocked(self) -> bool:
+        """Whether a callback of libcurl's has run the loop."""
+        return may_nest(self._loop) and self._is_inside()
 
     def stay_awake(self, seconds: float) -> None:
         """Set for how long `expect` may keep the loop from sleeping; 0 ends it."""
@@ -689,6 +722,8 @@ class _EpollPoller(_Poller):
         self._crowded_until = 0.0
         # What is ready and has not been served, in the order in which it was found (rule 7).
         self._found: dict[int, int] = {}
+        # Whose events have been told of, and that are watched no more: their multis.
+        self._told: dict[int, _Lane] = {}
         # Numbers that came back as another socket. Is the old one really gone? See look().
         self._reborn: set[int] = set()
         # Made for the first socket: that there is no descriptor left for it is that one's failure.
@@ -713,6 +748,8 @@ class _EpollPoller(_Poller):
             assert self._epoll is not None
         events = self._TO_EPOLL[what]
         self._resting.discard(fd)
+        if self._told:
+            self._told.pop(fd, None)
         if lane.is_new:
             lane.is_new = False
             lane.own &= {fd}
@@ -743,6 +780,18 @@ class _EpollPoller(_Poller):
                 self._masks[fd] = _IN
             except OSError:
                 pass  # then an event that is none takes it out, and the next use tries again
+
+    def watch_idle(self, fd: int) -> None:
+        lane = self._told.pop(fd, None)
+        if lane is None or self._epoll is None or fd in self._masks:
+            return
+        try:
+            self._epoll.register(fd, select.EPOLLIN)
+        except OSError:
+            return  # out of memory, or of watches
+        self._masks[fd] = _IN
+        self._lanes[fd] = lane
+        self._resting.add(fd)
 
     def look(self) -> None:
         """Tell of idle sockets that are ready."""
@@ -777,7 +826,9 @@ class _EpollPoller(_Poller):
 
     def _drop(self, fd: int) -> None:
         self._masks.pop(fd, None)
-        self._lanes.pop(fd, None)
+        lane = self._lanes.pop(fd, None)
+        if lane is not None and fd in self._resting:
+            self._told[fd] = lane
         self._resting.discard(fd)
 
     def _find(self, most: int) -> int:
@@ -809,6 +860,8 @@ class _EpollPoller(_Poller):
 
     def _serve_more(self) -> bool:
         """Serve the sockets that are ready; tell whether any is."""
+        if self._is_blocked():
+            return False
         if not self._found:
             self._find(SHARE)
         if not self._found:
@@ -817,13 +870,15 @@ class _EpollPoller(_Poller):
         return True
 
     def _readable(self) -> None:
-        if may_nest(self._loop):
-            self._loop.call_soon(self._serve)
-        else:
+        if not may_nest(self._loop):
             self._serve()
+        elif not self._is_inside():
+            self._loop.call_soon(self._serve)
 
     def _serve(self) -> None:
         """Serve the sockets that are ready, as far as this turn's share goes."""
+        if self._is_blocked():
+            return
         self._before_serving()
         found = self._found
         if not found:
@@ -884,6 +939,7 @@ class _EpollPoller(_Poller):
         for fd in gone:
             del self._masks[fd], self._lanes[fd]
             self._resting.discard(fd)
+        self._told = {fd: its for fd, its in self._told.items() if its is not lane}
         # Some may be closed, or held by another process: an epoll without them is the sure way.
         self._replace()
         return gone
@@ -897,6 +953,7 @@ class _EpollPoller(_Poller):
         self._resting.clear()
         self._found.clear()
         self._reborn.clear()
+        self._told.clear()
         self._masks = {}
         self._lanes = {}
 
@@ -918,6 +975,7 @@ class _LoopPoller(_Poller):
         # Numbers of idle sockets. Some are closed, or another's, by the time they are looked at.
         self._idle: set[int] = set()
         self._idle_poll = select.poll()
+        self._turn: asyncio.Handle | None = None  # its end
 
     def watch(self, fd: int, what: int, lane: _Lane) -> None:
         before = self._watched.get(fd, 0)
@@ -949,8 +1007,20 @@ class _LoopPoller(_Poller):
             self._idle.remove(fd)
             self._idle_poll.unregister(fd)
 
+    def watch_idle(self, fd: int) -> None:
+        if fd not in self._watched:
+            self._idle.add(fd)
+            self._idle_poll.register(fd, select.POLLIN)
+
+    def _end_turn(self) -> None:
+        self._turn = None
+
     def _ready(self, lane: _Lane, fd: int, mask: int) -> None:
-        self._before_serving()
+        if self._is_blocked():
+            return
+        if self._turn is None:
+            self._turn = self._loop.call_soon(self._end_turn)
+            self._before_serving()
         if fd not in self._watched:
             return  # what that told of has ended it
         self._on_ready(lane, fd, mask)
@@ -986,6 +1056,8 @@ class _LoopPoller(_Poller):
             self._forget_idle(fd)
 
     def close(self) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
         if not self._loop.is_closed():
             self.clear()
 

@@ -26,10 +26,14 @@ class Room:
         left: bytes; whoever delivers takes them off, and delivers nothing where none are left.
     """
 
-    __slots__ = ("_handle", "_loop", "_waiting", "left")
+    __slots__ = ("_gone_on", "_handle", "_loop", "_waiting", "left")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, gone_on: Callable[[], object] = lambda: None
+    ) -> None:
+        """`gone_on` is called when some have been told to go on, to serve them in that turn."""
         self._loop = loop
+        self._gone_on = gone_on
         self._waiting: deque[Callable[[], None]] = deque()
         self._handle: asyncio.Handle | None = None
         self.left = ROOM
@@ -55,5 +59,6 @@ class Room:
             if self.left <= 0 or not waiting:
                 break
             waiting.popleft()()
+        self._gone_on()
         if waiting and self._handle is None:
             self._handle = self._loop.call_soon(self._renew)

@@ -123,7 +123,10 @@ class Transfer:
         "_stale",
         "_stall",
         "_stall_marks",
+        "_stirred",
+        "_takes_room",
         "_upload",
+        "_was_paused",
         "_watching",
         "_wide",
         "easy",
@@ -181,6 +184,9 @@ class Transfer:
         if exchange.on_head is not None:
             self._make_download()
         self._paused = 0
+        self._was_paused = False
+        self._stirred: int | None = None  # the socket, if something came on it meanwhile
+        self._takes_room = False
         self._completion: tuple[int, str] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._proxy_code: int | None = None
@@ -465,7 +471,7 @@ class Transfer:
         if self._error is not None or self._callback is None:
             return 0
         is_full = len(chunk) >= _FULL_PIECE
-        if is_full:
+        if self._takes_room:
             room = self._owner._driver.room
             if room.left <= 0:
                 room.wait(self._go_on)
@@ -485,7 +491,10 @@ class Transfer:
                     self._owner._driver_loop.call_soon(self._finish_early, self._exchange)
             self._feed(chunk)
             if self._low_water is not None and self._rest() < MARK:
-                self._low_water.end()
+                try:
+                    self._low_water.end()
+                except OSError as error:
+                    raise self._unreadable(error) from error
                 self._low_water = None
         except BaseException as error:  # noqa: BLE001 (rule 1)
             self._error = error
@@ -539,6 +548,8 @@ class Transfer:
         exchange, download = self._exchange, self._download
         if exchange is None or self._callback is None or not self._begun or download is None:
             return  # it was over in that turn, and the handle may be on the next
+        if self._owner._driver.is_inside:
+            return  # a callback of libcurl's runs the loop
         if exchange.prepare_curl_callback is not None or self._early is not None:
             return  # a caller may let libcurl decode; we have to count
         length = _content_length(self._lines[: self._block])
@@ -549,18 +560,20 @@ class Transfer:
             self.easy.setopt(pycurl.WRITEFUNCTION, writer)
             self._direct = True
             return
-        self.easy.setopt(pycurl.BUFFERSIZE, _DELIVERED_BUFFER)
-        self._wide = True
-        if not download.decoded and self._is_plain_text():
+        fd = self.easy.getinfo(pycurl.ACTIVESOCKET)
+        try:
+            self.easy.setopt(pycurl.BUFFERSIZE, _DELIVERED_BUFFER)
+            self._wide = True
+        except pycurl.error:
+            pass  # before libcurl 8.7 a handle in use refuses it
+        if fd >= 0 and not download.decoded and self._is_plain_text():
             self._length = length
-            fd = self.easy.getinfo(pycurl.ACTIVESOCKET)
-            if fd >= 0:
-                self._low_water = LowWater.where_it_pays(
-                    self._owner._driver_loop,
-                    partial(_setsockopt, fd),
-                    self._rest,
-                    self._fail_from_loop,
-                )
+            self._low_water = LowWater.where_it_pays(
+                self._owner._driver_loop,
+                partial(_setsockopt, fd),
+                self._rest,
+                lambda error: self._fail_from_loop(self._unreadable(error)),
+            )
 
     def _is_plain_text(self) -> bool:
         """Whether the socket carries HTTP/1.1 for this exchange, and nothing around it."""
@@ -573,6 +586,10 @@ class Transfer:
             and head.version in ("1.0", "1.1")
             and (proxy is None or proxy.scheme != "https")
         )
+
+    def _unreadable(self, error: OSError) -> CurlStreamClosedError:
+        assert self._exchange is not None
+        return _closed(f"{self._exchange.url.netloc}: {error}", retryable=False)
 
     def _rest(self) -> int:
         """Bytes of the body that are still to come, of one that is delivered as it comes."""
@@ -588,6 +605,12 @@ class Transfer:
             lines[:] = self._final_block() or lines
         self._block = 0
         self._check_head(lines)
+        exchange, head = self._exchange, self._head
+        assert exchange is not None
+        assert head is not None
+        # A stream of HTTP/2 that is paused is kept in memory by libcurl, and a handle that somebody
+        # else has as well may be paused by him.
+        self._takes_room = head.version[0] == "1" and exchange.prepare_curl_callback is None
         # A copy is cheap, and trailers are to stay out of the headers.
         self._lines.append(b"")
         self._block = len(self._lines) - 1
@@ -658,8 +681,9 @@ class Transfer:
     def _pause_receiving(self) -> int:
         """What a WRITEFUNCTION returns that takes nothing now."""
         self._paused |= pycurl.PAUSE_RECV
+        self._was_paused = True
         if self._local is not None:
-            self._owner._paused.add(self._local)
+            self._owner._paused[self._local] = None
         return int(pycurl.WRITEFUNC_PAUSE)
 
     def _go_on(self) -> None:
@@ -672,7 +696,9 @@ class Transfer:
     def _end_pause(self) -> None:
         self._paused &= ~pycurl.PAUSE_RECV
         if self._local is not None:
-            self._owner._paused.discard(self._local)
+            fd = self._owner._paused.pop(self._local, None)
+            if fd is not None:
+                self._stirred = fd
 
     def _resume_sending(self) -> None:
         """The producer has written something, or come to its end."""
@@ -690,9 +716,13 @@ class Transfer:
         download = self._download
         limit = exchange.profile.stall_timeout
         getinfo = self.easy.getinfo
+        in_system = 0
+        if self._is_http1(exchange):
+            # What the system has taken is not sent yet: a whole body fits in there, and goes on for
+            # seconds. On HTTP/2 it may be another stream's.
+            in_system = unacknowledged(getinfo(pycurl.ACTIVESOCKET))
         mark = (
-            # Not what the system has taken: a whole body fits in there, and goes on for seconds.
-            getinfo(pycurl.SIZE_UPLOAD_T) - unacknowledged(getinfo(pycurl.ACTIVESOCKET)),
+            getinfo(pycurl.SIZE_UPLOAD_T) - in_system,
             getinfo(pycurl.SIZE_DOWNLOAD_T),
             getinfo(pycurl.HEADER_SIZE),
             self._requests,
@@ -709,6 +739,15 @@ class Transfer:
             self._fail_from_loop(error)
             return
         self._stall = self._owner._driver_loop.call_later(limit / _LOOKS, self._watch_for_stall)
+
+    def _is_http1(self, exchange: Exchange) -> bool:
+        """Whether the connection is this exchange's alone, as far as that is known by now."""
+        wanted = exchange.profile.http_version
+        return (
+            wanted == "1.1"
+            or (wanted is None and exchange.url.scheme == "http")
+            or (self._local is not None and self._owner._versions.get(self._local) == "1.1")
+        )
 
     # End
 
@@ -776,6 +815,11 @@ class Transfer:
                 self._release(0)
                 callback(response)
                 return
+        if self._was_paused:
+            # What came on its socket, unless libcurl has read it since, is a stranger's.
+            self._end_pause()
+            if self._stirred is not None:
+                self._owner._driver.watch_idle(self._stirred)
         if code == pycurl.E_ABORTED_BY_CALLBACK and self._error is None:
             if self._stale:
                 self._begin_afresh()
