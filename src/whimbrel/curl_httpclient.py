@@ -109,13 +109,18 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         self, local: tuple[str, int], remote: tuple[str, int] | None, number: int, version: str
     ) -> None:
         # To the end of both: what is known as a connection is known with its version.
-        before = self._versions.pop(local, None)
         self._connections.pop((local, remote), None)
-        for table in (self._versions, self._connections):
-            if len(table) >= self._remembered:
-                del table[next(iter(table))]
-        self._versions[local] = version
+        if len(self._connections) >= self._remembered:
+            del self._connections[next(iter(self._connections))]
         self._connections[local, remote] = number
+        self._note_version(local, version)
+
+    def _note_version(self, local: tuple[str, int], version: str) -> None:
+        """What is spoken on the connection with this local end."""
+        before = self._versions.pop(local, None)
+        if len(self._versions) >= self._remembered:
+            del self._versions[next(iter(self._versions))]
+        self._versions[local] = version
         if before != version:
             self._tainted.discard(local)
 

@@ -11,7 +11,7 @@ import pytest
 from whimbrel._curl import driver as driver_module
 from whimbrel._curl import room as room_module
 from whimbrel._curl.room import ROOM, Room
-from whimbrel.testing.scripted import Peer, ScriptedServer, chunked, ok, reply, routes
+from whimbrel.testing.scripted import Peer, ScriptedServer, canned, chunked, ok, reply, routes
 
 MB = 1024 * 1024
 BODY = os.urandom(8 * MB + 4_321)
@@ -212,9 +212,9 @@ async def test_a_handle_that_is_the_callers_too(curl_client: Any, waits: list[in
 EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
 
 
-@pytest.mark.parametrize("size", [20_000, 300_000])
+@pytest.mark.parametrize("size", [100, 20_000, 300_000])
 @pytest.mark.parametrize("is_first", [True, False])
-@pytest.mark.parametrize("how", ["evil", "close"])
+@pytest.mark.parametrize("how", ["evil", "close", "evil, and another multi ends"])
 async def test_what_comes_on_a_paused_connection(
     curl_client: Any, how: str, is_first: bool, size: int
 ) -> None:
@@ -244,9 +244,55 @@ async def test_what_comes_on_a_paused_connection(
         await paused.wait()
         await asyncio.sleep(0.05)  # other requests, and what came, have their turn
         assert (await curl_client.fetch(server.url("/other"))).body == b"good"
+        if "multi" in how:
+            driver = curl_client._driver
+            lane = driver._open_lane()
+            driver._remove_lane(lane)
+            lane.multi.close()
         go_on.set()
         await large
         for _ in range(2):
             response = await curl_client.fetch(server.url("/post"), method="POST", body=b"once")
             assert response.body == b"good"
     assert not curl_client._paused
+
+
+async def test_bodies_whose_heads_are_known(curl_client: Any, waits: list[int]) -> None:
+    """They wait for room like all others."""
+    answer = reply("200 OK", chunked(*CHUNKS), "Transfer-Encoding: chunked")
+    async with ScriptedServer(routes({"/": answer})) as server:
+        for _ in range(2):
+            waits.clear()
+            assert (await curl_client.fetch(server.url())).body == BODY
+            assert len(waits) >= 10
+
+
+async def test_connections_are_looked_at_before_each_socket(make_client: Any) -> None:
+    """A fetch that begins between two sockets of a turn, because one before it has ended."""
+    client = make_client(max_clients=2, use_epoll=False)
+    answer = asyncio.Event()
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            if request.target in ("/a", "/b"):
+                await answer.wait()
+            await peer.send(ok(b"good") + (EVIL if request.target == "/a" else b""))
+
+    async with ScriptedServer(handler) as server:
+        await asyncio.gather(*(client.fetch(server.url("/warm")) for _ in range(2)))
+        fetches = [client.fetch(server.url(target)) for target in ("/a", "/b", "/c")]
+        await server.requested(4)
+        answer.set()
+        for fetch in fetches:
+            assert (await fetch).body == b"good"
+
+
+@pytest.mark.parametrize("interim", [b"HTTP/1.1 103 Early Hints\n\n", b"HTTP/1.1 103 E\r\n\r\n"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+async def test_blocks_with_other_line_ends(curl_client: Any, interim: bytes, end: bytes) -> None:
+    final = b"HTTP/1.1 200 OK%(end)sContent-Length: 2%(end)s%(end)s" % {b"end": end}
+    async with ScriptedServer(canned(interim + final + b"hi")) as server:
+        for _ in range(2):
+            response = await curl_client.fetch(server.url())
+            assert (response.code, response.body) == (200, b"hi")

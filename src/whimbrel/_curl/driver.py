@@ -361,6 +361,8 @@ class Driver:
                     self._ask_for_timer(lane)
         finally:
             self._starts_at_once = False
+        if self._deferred:
+            self._loop.call_soon(self._after)  # also where a callback has run the loop
         for lane in list(self._soon_lanes):
             self._run_soon(lane)
         self._poller.expect(monotonic())
@@ -578,9 +580,10 @@ class Driver:
         lane.due = None
         self._run_soon(lane)
 
-    def _before_serving(self) -> None:
+    def _before_serving(self, is_new_turn: bool = True) -> None:
         """Sockets are about to be served, which also begins what was added to a multi since."""
-        self.room.left = ROOM
+        if is_new_turn:
+            self.room.left = ROOM
         if self._soon_lanes:
             self._poller.look()  # as `_on_soon` does, and for the same reason
 
@@ -648,7 +651,7 @@ class _Poller:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        before_serving: Callable[[], None],
+        before_serving: Callable[..., None],
         on_ready: Callable[[_Lane, int, int], object],
         on_batch: Callable[[list[int]], None],
         on_broken: Callable[[_Lane, int], None],
@@ -924,7 +927,10 @@ class _EpollPoller(_Poller):
     def _replace(self) -> None:
         """A closed socket still reports: another process holds it. Leave that epoll to it."""
         masks, lanes, resting = self._masks, self._lanes, self._resting.copy()
+        told = self._told
+        self._told = {}
         self.clear()
+        self._told = told
         for fd, what in masks.items():
             try:
                 self.watch(fd, what, lanes[fd])
@@ -1018,9 +1024,10 @@ class _LoopPoller(_Poller):
     def _ready(self, lane: _Lane, fd: int, mask: int) -> None:
         if self._is_blocked():
             return
+        is_new_turn = self._turn is None
         if self._turn is None:
             self._turn = self._loop.call_soon(self._end_turn)
-            self._before_serving()
+        self._before_serving(is_new_turn)
         if fd not in self._watched:
             return  # what that told of has ended it
         self._on_ready(lane, fd, mask)

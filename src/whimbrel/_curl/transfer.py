@@ -500,6 +500,14 @@ class Transfer:
             self._error = error
         return 0 if self._error is not None or self._callback is None else None
 
+    def _may_take_room(self) -> bool:
+        """Whether it waits for its turn: a stream of HTTP/2 that is paused is kept in memory by
+        libcurl, and a handle that somebody else has as well may be paused by him."""
+        exchange, head = self._exchange, self._head
+        assert exchange is not None
+        assert head is not None
+        return head.version[0] == "1" and exchange.prepare_curl_callback is None
+
     def _is_all_as_ever(self, chunk: bytes) -> bool:
         """The short way: a head that is known, byte for byte, and a body of one piece.
 
@@ -535,6 +543,7 @@ class Transfer:
                 self._chunk = chunk  # all there will be, most often
                 return
             download = self._make_download()
+            self._takes_room = self._may_take_room()  # its head may have been known: see above
             if self._chunk is not None:
                 download.feed(self._chunk)
         download.feed(chunk)
@@ -601,16 +610,15 @@ class Transfer:
         self._begun = True
         lines = self._lines
         # One block, nearly always: it begins with the status line and ends with the blank one.
-        if self._block or lines.count(b"\r\n") != 1:
+        if self._block or lines.count(b"\r\n") + lines.count(b"\n") != 1:
             lines[:] = self._final_block() or lines
         self._block = 0
         self._check_head(lines)
-        exchange, head = self._exchange, self._head
-        assert exchange is not None
-        assert head is not None
-        # A stream of HTTP/2 that is paused is kept in memory by libcurl, and a handle that somebody
-        # else has as well may be paused by him.
-        self._takes_room = head.version[0] == "1" and exchange.prepare_curl_callback is None
+        if self._local is not None and (self._number is None or self._opened):
+            # Not with the response alone: its consumer may hold it while the connection idles.
+            assert self._head is not None
+            self._owner._note_version(self._local, self._head.version)
+        self._takes_room = self._may_take_room()
         # A copy is cheap, and trailers are to stay out of the headers.
         self._lines.append(b"")
         self._block = len(self._lines) - 1
