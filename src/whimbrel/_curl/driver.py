@@ -581,11 +581,15 @@ class Driver:
         self._run_soon(lane)
 
     def _before_serving(self, is_new_turn: bool = True) -> None:
-        """Sockets are about to be served, which also begins what was added to a multi since."""
+        """Sockets are about to be served.
+
+        First begins what is to begin soon: else it would in the middle of that, on a connection
+        whose response has just ended, and that nobody has looked at.
+        """
         if is_new_turn:
             self.room.left = ROOM
         if self._soon_lanes:
-            self._poller.look()  # as `_on_soon` does, and for the same reason
+            self._serve_soon()
 
     def _on_batch(self, idle: list[int]) -> None:
         """What was ready has been served; `idle` had events though none was due."""
