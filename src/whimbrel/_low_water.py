@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -31,8 +32,8 @@ def _is_available() -> bool:
     """Whether sockets that wait below a mark are told of when it goes down: since Linux 4.18."""
     if sys.platform != "linux":
         return False
-    major, minor = os.uname().release.split(".")[:2]
-    return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= (4, 18)
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return found is not None and (int(found[1]), int(found[2])) >= (4, 18)
 
 
 _IS_AVAILABLE = _is_available()

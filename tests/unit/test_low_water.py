@@ -177,6 +177,8 @@ def test_where_it_pays(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("linux", "4.18.0-553.el8.x86_64", True),
         ("linux", "6.1.0", True),
+        ("linux", "6.18-rc1", True),
+        ("linux", "homemade", False),
         ("linux", "4.15.0-213-generic", False),
         ("linux", "3.10.0", False),
         ("darwin", "23.1.0", False),
