@@ -242,8 +242,8 @@ async def test_what_comes_on_a_paused_connection(
             await curl_client.fetch(server.url("/warm"))
         large = curl_client.fetch(server.url("/large"), streaming_callback=take)
         await paused.wait()
-        for _ in range(3):  # before each of which idle connections are looked at
-            assert (await curl_client.fetch(server.url("/other"))).body == b"good"
+        await asyncio.sleep(0.05)  # other requests, and what came, have their turn
+        assert (await curl_client.fetch(server.url("/other"))).body == b"good"
         if "multi" in how:
             driver = curl_client._driver
             lane = driver._open_lane()
