@@ -13,7 +13,7 @@ from typing import Any
 import pycurl
 import pytest
 
-from whimbrel._curl import driver as driver_module
+from whimbrel._curl import pollers
 
 # What the driver and the transfers call that can fail, and as what.
 FAILURES: dict[str, Callable[[], Exception]] = {
@@ -54,9 +54,9 @@ class Saboteur:
             "CurlMulti",
             _subclass(pycurl.CurlMulti, self, "add_handle", "remove_handle", "socket_action"),
         )
-        patch.setattr(driver_module, "select", _Select(self))
+        patch.setattr(pollers, "select", _Select(self))
         for name in ("add_reader", "add_writer"):
-            patch.setattr(loop, name, self._of_driver(name, getattr(loop, name)), raising=False)
+            patch.setattr(loop, name, self._of_pollers(name, getattr(loop, name)), raising=False)
 
     def fail(
         self, name: str, nth: int = 1, *, fd: int | None = None, for_good: bool = False
@@ -77,10 +77,10 @@ class Saboteur:
                 self.hits += 1
                 raise FAILURES[name]()
 
-    def _of_driver(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _of_pollers(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(fd: int, *arguments: Any) -> Any:
             # Servers of the tests share the loop; their calls are not meant.
-            if sys._getframe(1).f_globals["__name__"] == driver_module.__name__:
+            if sys._getframe(1).f_globals["__name__"] == pollers.__name__:
                 self(name, fd)
             return function(fd, *arguments)
 

@@ -22,8 +22,10 @@ import pycurl
 import pytest
 
 from conftest import Baseline, StrayLogs
-from whimbrel._curl import driver
-from whimbrel._curl.driver import FAILED, Driver, _EpollPoller, _Lane
+from whimbrel._curl import driver, pollers
+from whimbrel._curl.driver import FAILED, Driver
+from whimbrel._curl.lanes import Lane
+from whimbrel._curl.pollers import EpollPoller
 from whimbrel._wakeups import Wakeups
 from whimbrel.testing import localhost_context
 from whimbrel.testing.scripted import (
@@ -48,10 +50,10 @@ class SpyDriver(Driver):
         self.threads: set[int] = set()
         super().__init__(*arguments, **keywords)
 
-    def _open_lane(self) -> _Lane:
+    def _open_lane(self) -> Lane:
         listener = self._poller.listener
 
-        def noting_listener(lane: _Lane) -> Callable[..., None]:
+        def noting_listener(lane: Lane) -> Callable[..., None]:
             on_socket = listener(lane)
 
             def noting(*arguments: Any) -> None:
@@ -579,8 +581,8 @@ async def test_rule_3_an_idle_socket_is_not_watched_for_writing(
     loop = asyncio.get_running_loop()
     idle: list[int] = []
     ready: list[tuple[int, int]] = []
-    lane = _Lane(pycurl.CurlMulti(), 0)
-    poller = _EpollPoller(
+    lane = Lane(pycurl.CurlMulti(), 0)
+    poller = EpollPoller(
         loop,
         lambda: None,
         lambda lane, fd, mask: ready.append((fd, mask)),
@@ -824,7 +826,7 @@ class Turns:
 @pytest.mark.parametrize("share", ["SHARE", "SHARE_SECONDS"])
 async def test_rule_7_a_turn_has_its_share(monkeypatch: pytest.MonkeyPatch, share: str) -> None:
     """Of many sockets that are ready at once, a few are served in each turn, and all in time."""
-    monkeypatch.setattr(driver, share, {"SHARE": 2, "SHARE_SECONDS": 0.0}[share])
+    monkeypatch.setattr(pollers, share, {"SHARE": 2, "SHARE_SECONDS": 0.0}[share])
     rig = Rig(use_epoll=True)
     count = 7
     async with ScriptedServer(lambda peer: peer.closed()) as server:
@@ -850,7 +852,7 @@ async def test_rule_7_a_turn_has_its_share(monkeypatch: pytest.MonkeyPatch, shar
 
 async def test_rule_7_first_come_first_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket that is ready again and again does not keep others from being served."""
-    monkeypatch.setattr(driver, "SHARE", 1)
+    monkeypatch.setattr(pollers, "SHARE", 1)
     rig = Rig(use_epoll=True)
     async with ScriptedServer(lambda peer: peer.closed()) as server:
         # Each piece brings the next at once, for ever.

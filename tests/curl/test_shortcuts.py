@@ -16,7 +16,7 @@ import pytest
 
 from conftest import open_files
 from whimbrel._curl import driver as driver_module
-from whimbrel._curl.driver import SHARE
+from whimbrel._curl.pollers import SHARE
 from whimbrel._curl.transfer import Transfer
 from whimbrel.curl_httpclient import CurlAsyncHTTPClient
 from whimbrel.httpclient import HTTPError

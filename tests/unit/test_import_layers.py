@@ -57,7 +57,15 @@ LAYERS: dict[str, set[str]] = {
     READINESS: {BUSY_POLL, WAKEUPS, "whimbrel._loops"},
     "whimbrel._curl": set(),
     "whimbrel._curl.room": set(),
-    "whimbrel._curl.driver": {BUSY_POLL, WAKEUPS, "whimbrel._curl.room", "whimbrel._loops"},
+    "whimbrel._curl.lanes": set(),
+    "whimbrel._curl.pollers": {BUSY_POLL, WAKEUPS, "whimbrel._curl.lanes", "whimbrel._loops"},
+    "whimbrel._curl.driver": {
+        WAKEUPS,
+        "whimbrel._curl.lanes",
+        "whimbrel._curl.pollers",
+        "whimbrel._curl.room",
+        "whimbrel._loops",
+    },
     CAPABILITIES: set(),
     # Pure decisions.
     HTTPUTIL: {"whimbrel.util"},
@@ -177,6 +185,8 @@ UPWARD: set[tuple[str, str]] = {
 THIRD_PARTY: dict[str, set[str]] = {
     CAPABILITIES: {"pycurl", "certifi"},
     "whimbrel._curl.driver": {"pycurl"},
+    "whimbrel._curl.lanes": {"pycurl"},
+    "whimbrel._curl.pollers": {"pycurl"},
     "whimbrel._curl.errors": {"pycurl"},
     "whimbrel._curl.options": {"pycurl"},
     "whimbrel._curl.tls": {"pycurl"},

@@ -21,10 +21,7 @@ The rules:
 8. libcurl looks for a connection that a transfer can use by going through all that go to the same
    host. So a multi carries `LANE` transfers at most, and the next one goes to another multi.
 
-With epoll, libcurl's sockets sit in an epoll of our own, and the loop watches that one fd: one
-wake-up serves every socket that is ready, and the loop's own bookkeeping is never touched.
-Elsewhere (or when asked for) each socket is given to ``loop.add_reader`` and ``add_writer``.
-See docs/internals/driver.md.
+How its sockets are watched is for `whimbrel._curl.pollers`. See docs/internals/driver.md.
 """
 
 from __future__ import annotations
@@ -33,18 +30,17 @@ import asyncio
 import math
 import os
 import select
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from time import monotonic
-from typing import Any
 
 import pycurl
 
-from whimbrel._busy_poll import BusyPoll
+from whimbrel._curl.lanes import Lane, close_multis, eventfds_from, keep_for_ever, lowest_free_fd
+from whimbrel._curl.pollers import EpollPoller, LoopPoller
 from whimbrel._curl.room import ROOM, Room
-from whimbrel._loops import clock_of, may_nest
+from whimbrel._loops import clock_of
 from whimbrel._wakeups import Wakeups
 
 Done = Callable[[int, str], None]
@@ -56,57 +52,6 @@ LANE = 256
 """Transfers on one multi handle."""
 LINGER = 60.0
 """Seconds for which a multi handle beyond the first is kept, with its connections, for nobody."""
-SHARE = 32
-"""Sockets that are served in one turn of the loop."""
-CROWD_SECONDS = 0.05
-"""Seconds for which idle sockets are asked one by one, when so many others are ready that a look at
-all of them would take longer."""
-SHARE_SECONDS = 0.003
-"""Serving sockets ends a turn after this time, even if they are fewer: TLS handshakes are long."""
-
-_IN, _OUT, _REMOVE = pycurl.POLL_IN, pycurl.POLL_OUT, pycurl.POLL_REMOVE
-
-
-class _Lane:
-    """A multi handle, and what the driver knows of it."""
-
-    __slots__ = (
-        "acted",
-        "alarm",
-        "alarm_due",
-        "attached",
-        "due",
-        "idle_since",
-        "is_new",
-        "multi",
-        "number",
-        "own",
-        "running",
-    )
-
-    def __init__(self, multi: pycurl.CurlMulti, number: int) -> None:
-        self.multi = multi
-        self.number = number  # never given twice by a driver
-        # The eventfd by which libcurl wakes itself is open for as long as the multi is: it comes
-        # and goes with the first and last transfer, and needs no new entry each time. It is the
-        # first fd that libcurl tells of (while `is_new`), and among those that came with the multi.
-        self.own: set[int] = set()
-        self.is_new = True
-        self.attached = 0
-        self.acted = False  # libcurl has done something since it was asked for its timer
-        # What libcurl counts as running may still hold what was cancelled in a callback, and not
-        # yet what was started in one.
-        self.running = 0
-        self.due: float | None = None  # when libcurl wants to be called
-        self.alarm: asyncio.TimerHandle | None = None
-        self.alarm_due = math.inf  # when it rings
-        self.idle_since = 0.0  # where `attached` is 0
-
-    def drop_timer(self) -> None:
-        if self.alarm is not None:
-            self.alarm.cancel()
-        self.alarm = self.due = None
-        self.alarm_due = math.inf
 
 
 class Driver:
@@ -140,20 +85,20 @@ class Driver:
         self._shown: set[pycurl.Curl] = set()  # that begin, and are somebody else's as well
         # What is in a multi handle: not yet what was started in a callback, and still what was
         # cancelled in one.
-        self._attached: dict[pycurl.Curl, _Lane] = {}
+        self._attached: dict[pycurl.Curl, Lane] = {}
         # Of every socket that libcurl opened: whose transfer asked for it, and its inode.
         self._openers: dict[int, tuple[pycurl.Curl, int]] = {}
         self._inside = False  # libcurl is on the stack
         self._deferred: list[Callable[[], None]] = []
-        self._broken: list[tuple[_Lane, int]] = []  # fds that could not be watched
+        self._broken: list[tuple[Lane, int]] = []  # fds that could not be watched
         self._closed = False
         self._soon: asyncio.Handle | None = None
-        self._soon_lanes: dict[_Lane, None] = {}
+        self._soon_lanes: dict[Lane, None] = {}
         self._starts_at_once = False  # what is wanted soon is about to be done
         self._sweep: asyncio.TimerHandle | None = None
         if use_epoll is None:
             use_epoll = hasattr(select, "epoll")
-        self._poller: _EpollPoller | _LoopPoller = (_EpollPoller if use_epoll else _LoopPoller)(
+        self._poller: EpollPoller | LoopPoller = (EpollPoller if use_epoll else LoopPoller)(
             loop,
             self._before_serving,
             self._action,
@@ -166,13 +111,13 @@ class Driver:
         self._clock = clock_of(loop)
         self.room = Room(loop, self._serve_soon)
         self._lane_numbers = count()
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
         self._open_lane()
 
-    def _open_lane(self) -> _Lane:
-        free = _lowest_free_fd()
-        lane = _Lane(pycurl.CurlMulti(), next(self._lane_numbers))
-        lane.own = _eventfds_from(free)
+    def _open_lane(self) -> Lane:
+        free = lowest_free_fd()
+        lane = Lane(pycurl.CurlMulti(), next(self._lane_numbers))
+        lane.own = eventfds_from(free)
         multi = lane.multi
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._poller.listener(lane))
         if self._max_connections is not None:
@@ -181,7 +126,7 @@ class Driver:
         self._lanes.append(lane)
         return lane
 
-    def _lane_with_room(self) -> _Lane:
+    def _lane_with_room(self) -> Lane:
         # The first that has room, so that few transfers share one multi and its connections.
         for lane in self._lanes:
             if lane.attached < LANE:
@@ -280,7 +225,7 @@ class Driver:
         self.room.close()
 
         def finish() -> None:
-            _close_multis([lane.multi for lane in lanes], easies)
+            close_multis([lane.multi for lane in lanes], easies)
             poller.close()
             self._drop_timers()
 
@@ -308,7 +253,7 @@ class Driver:
             except OSError:
                 pass  # closed by libcurl since then
         os.close(null)
-        _keep_for_ever((self._lanes, self._poller))
+        keep_for_ever((self._lanes, self._poller))
 
     def __len__(self) -> int:
         return len(self._transfers)
@@ -391,7 +336,7 @@ class Driver:
         finally:
             self._inside = False
 
-    def _action(self, lane: _Lane, fd: int, mask: int) -> bool:
+    def _action(self, lane: Lane, fd: int, mask: int) -> bool:
         """Let libcurl act on a socket or its timers; False if that ended the multi (rule 5)."""
         self._inside = lane.acted = True
         try:
@@ -415,7 +360,7 @@ class Driver:
                         return
                 self._ask_for_timer(lane)
 
-    def _reap_lane(self, lane: _Lane) -> None:
+    def _reap_lane(self, lane: Lane) -> None:
         more = True
         while more and not self._closed:
             more, succeeded, failed = lane.multi.info_read()
@@ -442,26 +387,26 @@ class Driver:
                 {"message": "the end of a transfer was not handled", "exception": error}
             )
 
-    def _rebuild(self, lane: _Lane, message: str) -> None:
+    def _rebuild(self, lane: Lane, message: str) -> None:
         """Replace a multi that failed; its transfers fail with it, the next one works."""
         attached = [easy for easy, its in self._attached.items() if its is lane]
         failed = [self._transfers.pop(easy, None) for easy in attached]
         for easy in attached:
             del self._attached[easy]
         self._remove_lane(lane)  # the next transfer opens another
-        _close_multis([lane.multi], attached, close_handles=False)
+        close_multis([lane.multi], attached, close_handles=False)
         for done in failed:
             if done is not None:  # else it was cancelled in a callback, and is about to be closed
                 self._tell(done, FAILED, message)
 
-    def _remove_lane(self, lane: _Lane) -> None:
+    def _remove_lane(self, lane: Lane) -> None:
         self._lanes.remove(lane)
         self._soon_lanes.pop(lane, None)
         lane.drop_timer()
         for fd in self._poller.forget(lane):
             self._openers.pop(fd, None)
 
-    def _note_idle(self, lane: _Lane) -> None:
+    def _note_idle(self, lane: Lane) -> None:
         """A multi beyond the first has nothing to do: do not keep its connections for ever."""
         lane.idle_since = self._loop.time()
         if self._sweep is None:
@@ -485,7 +430,7 @@ class Driver:
         if waits:
             self._sweep = self._loop.call_later(min(waits), self._close_idle)
         if gone:
-            _close_multis(gone, ())
+            close_multis(gone, ())
 
     def _after(self) -> None:
         """Do what callbacks asked for while libcurl was running."""
@@ -505,13 +450,13 @@ class Driver:
 
     # The timers
 
-    def _on_timer(self, lane: _Lane, timeout_ms: int) -> None:
+    def _on_timer(self, lane: Lane, timeout_ms: int) -> None:
         """M_TIMERFUNCTION, where libcurl may be called by others than this driver."""
         if not (self._inside and lane.acted):  # else it is asked anyway, when libcurl returns
             lane.acted = True
             self._run_soon(lane)
 
-    def _ask_for_timer(self, lane: _Lane) -> None:
+    def _ask_for_timer(self, lane: Lane) -> None:
         """Rule 2."""
         lane.acted = False
         timeout_ms = lane.multi.timeout()
@@ -527,18 +472,18 @@ class Driver:
                     lane.alarm.cancel()
                 self._set_alarm(lane, due)
 
-    def _set_alarm(self, lane: _Lane, due: float) -> None:
+    def _set_alarm(self, lane: Lane, due: float) -> None:
         lane.alarm_due = due
         lane.alarm = self._loop.call_at(due, self._ring, lane)
 
-    def _note_broken(self, lane: _Lane, fd: int) -> None:
+    def _note_broken(self, lane: Lane, fd: int) -> None:
         self._broken.append((lane, fd))
         if len(self._broken) == 1:
             self._loop.call_soon(self._fail_broken)
 
     # From the loop
 
-    def _run_soon(self, lane: _Lane) -> None:
+    def _run_soon(self, lane: Lane) -> None:
         self._soon_lanes[lane] = None
         if self._soon is None and not self._closed and not self._starts_at_once:
             self._soon = self._loop.call_soon(self._on_soon)
@@ -568,7 +513,7 @@ class Driver:
             # For what began here. Not while a body comes: whoever looks at once gets it in crumbs.
             self._poller.expect(monotonic())
 
-    def _ring(self, lane: _Lane) -> None:
+    def _ring(self, lane: Lane) -> None:
         lane.alarm = None
         lane.alarm_due = math.inf
         if self._closed or lane.due is None:
@@ -639,512 +584,6 @@ class Driver:
         self._soon = self._sweep = None
 
 
-_UNWATCHABLE = (OSError, ValueError, RuntimeError, NotImplementedError)
-"""What it raises if there is no descriptor left, or none that can be watched. Only the transfer
-on it must fail then."""
-
-
-class _Poller:
-    """What both ways of watching libcurl's sockets have in common.
-
-    `before_serving` is called before sockets are served, `on_ready` for each of them, `on_batch`
-    when all have been, with those that had events while they idled; `on_broken`, if one cannot be
-    watched. `is_inside` tells whether libcurl is on the stack, which must not be entered again.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        before_serving: Callable[..., None],
-        on_ready: Callable[[_Lane, int, int], object],
-        on_batch: Callable[[list[int]], None],
-        on_broken: Callable[[_Lane, int], None],
-        wakeups: Wakeups,
-        is_inside: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._loop = loop
-        self._is_inside = is_inside
-        self._before_serving = before_serving
-        self._on_ready = on_ready
-        self._on_batch = on_batch
-        self._on_broken = on_broken
-        self._wakeups = wakeups
-
-    def listener(self, lane: _Lane) -> Callable[[int, int, Any, Any], None]:
-        """M_SOCKETFUNCTION of a multi."""
-
-        def on_socket(what: int, fd: int, multi: Any, data: Any) -> None:
-            try:
-                if what == _REMOVE:
-                    self.idle(fd)
-                else:
-                    self.watch(fd, what, lane)
-            except _UNWATCHABLE:
-                self._on_broken(lane, fd)
-
-        return on_socket
-
-    def watch(self, fd: int, what: int, lane: _Lane) -> None:
-        """Watch a socket for what libcurl wants of it."""
-        raise NotImplementedError
-
-    def idle(self, fd: int) -> None:
-        """No transfer is on a socket any more; it may be closed the next moment."""
-        raise NotImplementedError
-
-    def watch_idle(self, fd: int) -> None:
-        """Watch an idle socket again that had an event before, when it was not idle in truth."""
-        raise NotImplementedError
-
-    def _is_blocked(self) -> bool:
-        """Whether a callback of libcurl's has run the loop."""
-        return may_nest(self._loop) and self._is_inside()
-
-    def stay_awake(self, seconds: float) -> None:
-        """Set for how long `expect` may keep the loop from sleeping; 0 ends it."""
-
-    def expect(self, now: float) -> None:
-        """Something is about to be ready: see `whimbrel._busy_poll`."""
-
-
-class _EpollPoller(_Poller):
-    """All of libcurl's sockets behind one fd, which the loop reads."""
-
-    _TO_EPOLL = (
-        {
-            pycurl.POLL_IN: select.EPOLLIN,
-            pycurl.POLL_OUT: select.EPOLLOUT,
-            pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
-        }
-        if hasattr(select, "epoll")
-        else {}
-    )
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._masks: dict[int, int] = {}  # of what is in the epoll
-        self._resting: set[int] = set()  # idle, as far as is known
-        self._lanes: dict[int, _Lane] = {}
-        # Until when so much is ready that a look at all of it does not pay.
-        self._crowded_until = 0.0
-        # What is ready and has not been served, in the order in which it was found (rule 7).
-        self._found: dict[int, int] = {}
-        # Whose events have been told of, and that are watched no more: their multis.
-        self._told: dict[int, _Lane] = {}
-        # Numbers that came back as another socket. Is the old one really gone? See look().
-        self._reborn: set[int] = set()
-        # Made for the first socket: that there is no descriptor left for it is that one's failure.
-        self._epoll: select.epoll | None = None
-        self._busy_poll = BusyPoll(self._loop, 0.0, self._serve_more)
-
-    def stay_awake(self, seconds: float) -> None:
-        self._busy_poll.close()
-        self._busy_poll = BusyPoll(self._loop, seconds, self._serve_more)
-
-    def expect(self, now: float) -> None:
-        self._busy_poll.expect(now)
-
-    def _open(self) -> None:
-        epoll = select.epoll()
-        self._loop.add_reader(epoll.fileno(), self._readable)
-        self._epoll = epoll
-
-    def watch(self, fd: int, what: int, lane: _Lane) -> None:
-        if self._epoll is None:
-            self._open()
-            assert self._epoll is not None
-        events = self._TO_EPOLL[what]
-        self._resting.discard(fd)
-        if self._told:
-            self._told.pop(fd, None)
-        if lane.is_new:
-            lane.is_new = False
-            lane.own &= {fd}
-        elif fd in lane.own and self._masks.get(fd) == what:
-            return
-        if fd in self._masks:
-            # What was found before was for what libcurl wanted before.
-            self._found.pop(fd, None)
-            # libcurl may have closed it and got the number again: epoll forgot the old one.
-            try:
-                self._epoll.modify(fd, events)
-            except FileNotFoundError:
-                self._epoll.register(fd, events)
-                self._reborn.add(fd)
-        else:
-            self._epoll.register(fd, events)
-        self._masks[fd] = what
-        self._lanes[fd] = lane
-
-    def idle(self, fd: int) -> None:
-        self._resting.add(fd)
-        self._found.pop(fd, None)
-        if self._masks.get(fd, _IN) != _IN:
-            # Writable for ever: an idle connection is watched for reading alone.
-            assert self._epoll is not None
-            try:
-                self._epoll.modify(fd, select.EPOLLIN)
-                self._masks[fd] = _IN
-            except OSError:
-                pass  # then an event that is none takes it out, and the next use tries again
-
-    def watch_idle(self, fd: int) -> None:
-        lane = self._told.pop(fd, None)
-        if lane is None or self._epoll is None or fd in self._masks:
-            return
-        try:
-            self._epoll.register(fd, select.EPOLLIN)
-        except OSError:
-            return  # out of memory, or of watches
-        self._masks[fd] = _IN
-        self._lanes[fd] = lane
-        self._resting.add(fd)
-
-    def look(self) -> None:
-        """Tell of idle sockets that are ready."""
-        resting = len(self._resting)
-        if not resting or self._epoll is None:
-            return
-        most = max(2 * SHARE, 4 * resting)
-        now = monotonic()
-        if now < self._crowded_until:
-            self._ask_idle()
-        elif self._find(most) == most:
-            # Thousands of others are ready, and which of the idle ones are is not known yet.
-            self._crowded_until = now + CROWD_SECONDS
-            self._ask_idle()
-
-    def _ask_idle(self) -> None:
-        poll = select.poll()
-        for fd in self._resting:
-            poll.register(fd, select.POLLIN)
-        idle = []
-        for fd, events in poll.poll(0):
-            self._drop(fd)
-            if not events & select.POLLNVAL:
-                idle.append(fd)
-            try:
-                assert self._epoll is not None
-                self._epoll.unregister(fd)
-            except OSError:
-                pass  # closed, and perhaps somebody else's by now
-        if idle:
-            self._on_batch(idle)
-
-    def _drop(self, fd: int) -> None:
-        self._masks.pop(fd, None)
-        lane = self._lanes.pop(fd, None)
-        if lane is not None and fd in self._resting:
-            self._told[fd] = lane
-        self._resting.discard(fd)
-
-    def _find(self, most: int) -> int:
-        """Find sockets that are ready, at most so many, and tell of the idle ones; their number."""
-        epoll = self._epoll
-        if epoll is None:
-            return 0
-        idle: list[int] = []
-        stuck = False
-        ready = epoll.poll(0, most)
-        for fd, events in ready:
-            if fd in self._masks and fd not in self._resting:
-                if fd in self._reborn and not self._is_ready(fd, events):
-                    stuck = True
-                else:
-                    self._found[fd] = events
-            else:
-                self._drop(fd)
-                try:
-                    epoll.unregister(fd)
-                    idle.append(fd)
-                except OSError:
-                    stuck = True
-        if stuck:
-            self._replace()
-        if idle:
-            self._on_batch(idle)
-        return len(ready)
-
-    def _serve_more(self) -> bool:
-        """Serve the sockets that are ready; tell whether any is."""
-        if self._is_blocked():
-            return False
-        if not self._found:
-            self._find(SHARE)
-        if not self._found:
-            return False
-        self._serve()
-        return True
-
-    def _readable(self) -> None:
-        if not may_nest(self._loop):
-            self._serve()
-        elif not self._is_inside():
-            self._loop.call_soon(self._serve)
-
-    def _serve(self) -> None:
-        """Serve the sockets that are ready, as far as this turn's share goes."""
-        if self._is_blocked():
-            return
-        self._before_serving()
-        found = self._found
-        if not found:
-            self._find(SHARE)
-            if not found:
-                return
-        try:
-            self._wakeups.begin_turn()
-            self._act(found)
-            self._on_batch([])
-        finally:
-            self._wakeups.end_turn()
-
-    def _act(self, found: dict[int, int]) -> None:
-        now = monotonic()
-        if self._busy_poll.since:
-            self._busy_poll.arrived(now, len(found))
-        end = now + SHARE_SECONDS
-        for fd in tuple(islice(found, SHARE)):
-            events = found.pop(fd, None)
-            if events is None:
-                continue  # libcurl is done with it
-            if events == 1:
-                self._on_ready(self._lanes[fd], fd, 1)
-            else:
-                mask = 0
-                if events & (select.EPOLLIN | select.EPOLLHUP):
-                    mask |= pycurl.CSELECT_IN
-                if events & select.EPOLLOUT:
-                    mask |= pycurl.CSELECT_OUT
-                if events & select.EPOLLERR:
-                    mask |= pycurl.CSELECT_ERR
-                self._on_ready(self._lanes[fd], fd, mask)
-            if monotonic() > end:
-                break
-
-    def _is_ready(self, fd: int, events: int) -> bool:
-        """Whether the open socket `fd` has `events`, not a closed one of the same number."""
-        poll = select.poll()
-        poll.register(fd, self._TO_EPOLL[self._masks[fd]])
-        return any(events & found for _, found in poll.poll(0))
-
-    def _replace(self) -> None:
-        """A closed socket still reports: another process holds it. Leave that epoll to it."""
-        masks, lanes, resting = self._masks, self._lanes, self._resting.copy()
-        told = self._told
-        self._told = {}
-        self.clear()
-        self._told = told
-        for fd, what in masks.items():
-            try:
-                self.watch(fd, what, lanes[fd])
-            except OSError:
-                if fd not in resting:
-                    self._on_broken(lanes[fd], fd)
-        self._resting = self._masks.keys() & resting
-
-    def forget(self, lane: _Lane) -> list[int]:
-        """Forget every socket of a multi; return them."""
-        gone = [fd for fd, its in self._lanes.items() if its is lane]
-        for fd in gone:
-            del self._masks[fd], self._lanes[fd]
-            self._resting.discard(fd)
-        self._told = {fd: its for fd, its in self._told.items() if its is not lane}
-        # Some may be closed, or held by another process: an epoll without them is the sure way.
-        self._replace()
-        return gone
-
-    def clear(self) -> None:
-        """Forget every socket."""
-        if self._epoll is not None:
-            self._loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
-            self._epoll = None
-        self._resting.clear()
-        self._found.clear()
-        self._reborn.clear()
-        self._told.clear()
-        self._masks = {}
-        self._lanes = {}
-
-    def close(self) -> None:
-        self.stay_awake(0.0)
-        if self._epoll is not None and self._loop.is_closed():
-            self._epoll.close()
-            self._epoll = None
-        self.clear()
-
-
-class _LoopPoller(_Poller):
-    """Each of libcurl's sockets on the loop itself, for platforms without epoll."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._watched: dict[int, int] = {}
-        self._lanes: dict[int, _Lane] = {}
-        # Numbers of idle sockets. Some are closed, or another's, by the time they are looked at.
-        self._idle: set[int] = set()
-        self._idle_poll = select.poll()
-        self._turn: asyncio.Handle | None = None  # its end
-
-    def watch(self, fd: int, what: int, lane: _Lane) -> None:
-        before = self._watched.get(fd, 0)
-        self._forget_idle(fd)
-        # Not a selector's idea of the fd but libcurl's: the number may be a new socket.
-        self._remove(fd, before)
-        self._watched[fd] = what
-        self._lanes[fd] = lane
-        if what & _IN:
-            self._loop.add_reader(fd, self._ready, lane, fd, pycurl.CSELECT_IN)
-        if what & _OUT:
-            self._loop.add_writer(fd, self._ready, lane, fd, pycurl.CSELECT_OUT)
-
-    def _remove(self, fd: int, what: int) -> None:
-        if what & _IN:
-            self._loop.remove_reader(fd)
-        if what & _OUT:
-            self._loop.remove_writer(fd)
-
-    def idle(self, fd: int) -> None:
-        # libcurl closes a socket right after this call or never: it may not stay with the
-        # loop, whose selector would keep a dead number. Idle ones are looked at in look().
-        self._remove(fd, self._watched.pop(fd, 0))
-        self._idle.add(fd)
-        self._idle_poll.register(fd, select.POLLIN)
-
-    def _forget_idle(self, fd: int) -> None:
-        if fd in self._idle:
-            self._idle.remove(fd)
-            self._idle_poll.unregister(fd)
-
-    def watch_idle(self, fd: int) -> None:
-        if fd not in self._watched:
-            self._idle.add(fd)
-            self._idle_poll.register(fd, select.POLLIN)
-
-    def _end_turn(self) -> None:
-        self._turn = None
-
-    def _ready(self, lane: _Lane, fd: int, mask: int) -> None:
-        if self._is_blocked():
-            return
-        is_new_turn = self._turn is None
-        if self._turn is None:
-            self._turn = self._loop.call_soon(self._end_turn)
-        self._before_serving(is_new_turn)
-        if fd not in self._watched:
-            return  # what that told of has ended it
-        self._on_ready(lane, fd, mask)
-        self._on_batch([])
-
-    def look(self) -> None:
-        """Find the idle sockets that became readable."""
-        if not self._idle:
-            return
-        readable = []
-        for fd, events in self._idle_poll.poll(0):
-            self._forget_idle(fd)
-            if not events & select.POLLNVAL:
-                readable.append(fd)
-        if readable:
-            self._on_batch(readable)
-
-    def forget(self, lane: _Lane) -> list[int]:
-        """Forget every socket of a multi; return them."""
-        gone = [fd for fd, its in self._lanes.items() if its is lane]
-        for fd in gone:
-            del self._lanes[fd]
-            self._remove(fd, self._watched.pop(fd, 0))
-            self._forget_idle(fd)
-        return gone
-
-    def clear(self) -> None:
-        for fd, what in self._watched.items():
-            self._remove(fd, what)
-        self._watched.clear()
-        self._lanes.clear()
-        for fd in list(self._idle):
-            self._forget_idle(fd)
-
-    def close(self) -> None:
-        if self._turn is not None:
-            self._turn.cancel()
-        if not self._loop.is_closed():
-            self.clear()
-
-
-def _lowest_free_fd() -> int:
-    """The descriptor that whoever opens one next will get."""
-    try:
-        fd = os.open(os.devnull, os.O_RDONLY)
-    except OSError:
-        return -1
-    os.close(fd)
-    return fd
-
-
-def _eventfds_from(fd: int) -> set[int]:
-    """The eventfds among a few descriptors from `fd` on; -1 is no descriptor."""
-    found = set()
-    for number in range(fd, fd + 4) if fd >= 0 else ():
-        try:
-            if os.readlink(f"/proc/self/fd/{number}") == "anon_inode:[eventfd]":
-                found.add(number)
-        except OSError:
-            pass  # no such descriptor, or no /proc
-    return found
-
-
-def _keep_for_ever(thing: object) -> None:
-    """Take a reference that is not given back when the interpreter exits either.
-
-    For what the child of a fork inherited: curl_multi_cleanup would wait there, for ever, for
-    threads that only the parent has.
-    """
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-
-
 def _reason(error: pycurl.error) -> tuple[int, str]:
     code = error.args[0] if error.args and isinstance(error.args[0], int) else FAILED
     return FAILED, f"{error.args[-1] if error.args else error} (code {code})"
-
-
-def _deaf(*arguments: Any) -> None:
-    """What a multi handle calls that is on its way out."""
-
-
-def _close_multis(
-    multis: Iterable[pycurl.CurlMulti],
-    easies: Iterable[pycurl.Curl],
-    *,
-    close_handles: bool = True,
-) -> None:
-    """Close multi handles; each of `easies` is in one of them, or in none."""
-    multis = tuple(multis)
-    for multi in multis:
-        # Not to the driver, which may have a new one by now, and not from the thread below.
-        multi.setopt(pycurl.M_SOCKETFUNCTION, _deaf)
-        multi.setopt(pycurl.M_TIMERFUNCTION, _deaf)
-    for easy in easies:
-        for multi in multis:
-            try:
-                multi.remove_handle(easy)
-            except pycurl.error:
-                continue
-            break
-        if close_handles:
-            easy.close()
-
-    def close() -> None:
-        for multi in multis:
-            multi.close()
-
-    # curl_multi_cleanup waits for name look-ups that hang: seconds, in which a loop must not
-    # stand still. Not a daemon thread: an interpreter that exits must not pull the ground away.
-    closing = threading.Thread(target=close, name="whimbrel.close")
-    try:
-        closing.start()
-    except RuntimeError:  # the interpreter exits, or no thread is to be had
-        close()
