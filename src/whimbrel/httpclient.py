@@ -56,12 +56,14 @@ from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
 from whimbrel._policy.decoding import is_decodable
 from whimbrel._policy.environment import EnvironmentProxies
 from whimbrel._policy.exchange import Exchange, prepare
+from whimbrel._policy.fields import headers_of
 from whimbrel._policy.gate import Gate
 from whimbrel._policy.options import merge_options
+from whimbrel._policy.plain import Plain
 from whimbrel._policy.redirects import REDIRECT_CODES, follow_up, is_redirect
 from whimbrel._policy.resolving import Resolver, address_book
 from whimbrel._policy.timeouts import queue_limit
-from whimbrel._policy.urls import URL, parse_url, redact
+from whimbrel._policy.urls import URL, redact
 from whimbrel._policy.values import byte_limit, fault_of_callback, flag
 from whimbrel._streaming import ChunkQueue
 from whimbrel._version import __version__
@@ -483,13 +485,18 @@ _BUILT_IN_DEFAULTS: dict[str, Any] = {
 
 
 def _is_plain(given: dict[str, Any]) -> bool:
-    """Whether a request stores nothing but url, method and start_time, and maybe a proxy's URL."""
-    return (
-        "start_time" in given
-        and "method" in given
-        and (len(given) == 3 or (len(given) == 4 and type(given.get("proxy")) is str))
-    )
+    """Whether a request stores nothing but url, method and start_time, and maybe header fields, a
+    body of bytes and a proxy's URL."""
+    more = len(given) - 3
+    if more:
+        more -= "headers" in given
+        more -= type(given.get("body")) is bytes
+        more -= type(given.get("proxy")) is str
+    return not more and "start_time" in given and "method" in given
 
+
+_SHORT = frozenset(("headers", "proxy"))
+"""Parameters that an HTTPRequest stores as they are given."""
 
 _PARAMETERS = frozenset(
     HTTPRequest.__init__.__code__.co_varnames[1 : HTTPRequest.__init__.__code__.co_argcount]
@@ -941,6 +948,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         "_defaults",
         "_enqueued",
         "_exchange",
+        "_has_headers",
         "_history",
         "_in_gate",
         "_notify",
@@ -975,6 +983,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self._exchange: Exchange | None = None
         self._options: dict[str, Any] | None = None
         self._proxy: str | None = None  # of a plain request, which has these:
+        self._has_headers: bool
         self._defaults: dict[str, Any]
         self._wall = time()
         self._clock = clock = client._clock
@@ -1006,7 +1015,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             self._fail(error)
             return
         if _is_plain(request.__dict__) and self._sink is None:
-            client._remember_plain(exchange, queue_timeout, request.__dict__.get("proxy"))
+            client._remember_plain(exchange, queue_timeout, options, request.__dict__)
         self._enter(exchange, queue_timeout)
 
     def _enter(self, exchange: Exchange, queue_timeout: float) -> None:
@@ -1130,10 +1139,14 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         if options is None:
             # A plain request took the short way; now that it matters, merge after all.
             assert self._exchange is not None
+            exchange = self._exchange
             given = {
-                "url": self._exchange.url.href,
-                "method": self._exchange.profile.method,
+                "url": exchange.url.href,
+                "method": exchange.profile.method,
                 "proxy": self._proxy,
+                # With what was added to them.
+                "headers": headers_of(exchange.fields) if self._has_headers else None,
+                "body": exchange.body if exchange.profile.body == "bytes" else None,
             }
             options = self._options = merge_options(self._client._completed(self._defaults), given)
         if code not in REDIRECT_CODES or not options["follow_redirects"]:
@@ -1193,11 +1206,14 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             return
         if self._client._jar is not None:
             self._keep_cookies(response.effective_url, response.headers)
-        code = response.code
-        if 300 <= code < 400:
-            location = self._location(code, response.headers)
-            if location is not None:
-                self._follow(response, location)
+        if 300 <= response.code < 400:
+            try:
+                location = self._location(response.code, response.headers)
+                if location is not None:
+                    self._follow(response, location)
+                    return
+            except Exception as error:  # noqa: BLE001 (a fetch must end, whatever we got wrong)
+                self._fail(error)
                 return
         self._finish(response)
 
@@ -1354,34 +1370,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             wakeups.add(self, waiters)
 
 
-class _Plain:
-    """What plain requests of one method, through one proxy, amount to, by their URLs."""
-
-    __slots__ = ("_templates", "exchanges", "queue_timeout")
-
-    def __init__(self, queue_timeout: float) -> None:
-        self._templates: dict[str, Exchange] = {}  # by scheme
-        self.exchanges: dict[str, Exchange] = {}
-        self.queue_timeout = queue_timeout
-
-    def add(self, exchange: Exchange) -> None:
-        """Make others like `exchange`, which goes on to change."""
-        self._templates[exchange.profile.scheme] = exchange.to(exchange.url)
-
-    def learn(self, url: str) -> Exchange | None:
-        """The Exchange for a URL that is new here; None for one that needs a closer look."""
-        try:
-            parsed = parse_url(url)
-        except ValueError:
-            return None
-        template = self._templates.get(parsed.scheme)
-        if template is None or parsed.username is not None:
-            return None
-        exchange = self.exchanges[url] = template.to(parsed)
-        exchange.shared = True
-        return exchange
-
-
+_ADDS_FIELDS = ("auth_username", "auth_password", "auth_mode", "auth_token", "if_modified_since")
 _PLAIN_URLS = 4096  # whose exchanges are remembered, of all methods and proxies
 
 
@@ -1574,7 +1563,7 @@ class AsyncHTTPClient(Configurable):
         self._environment = EnvironmentProxies.from_environ(os.environ) if trusts else None
         if not self._environment:
             self._environment = None
-        self._plain: dict[str | tuple[str, str | None], _Plain] = {}
+        self._plain: dict[str | tuple[str, str | None, bool], Plain] = {}
         self._plain_urls = 0
         self._plain_defaults: dict[str, Any] = {}
         # An override of a subclass's may write to what it gets.
@@ -1595,12 +1584,22 @@ class AsyncHTTPClient(Configurable):
     # the defaults. What `prepare` made of the last such request then holds for the next one.
 
     def _find_plain(
-        self, method: str, url: str, proxy: str | None
+        self,
+        method: str,
+        url: str,
+        proxy: str | None,
+        headers: Any = None,
+        body: bytes | None = None,
     ) -> tuple[Exchange, float] | None:
         """An Exchange for nothing but that, and its queue time-out; None to go the long way."""
-        plain = self._plain.get(method if proxy is None else (method, proxy))
+        plain = self._plain.get(
+            method if proxy is None and body is None else (method, proxy, body is not None)
+        )
         if plain is None or self._plain_defaults != self.defaults:
             return None
+        if headers or body is not None:
+            varied = plain.vary(url, headers, body)
+            return None if varied is None else (varied, plain.queue_timeout)
         exchange = plain.exchanges.get(url)
         if exchange is None:
             exchange = plain.learn(url)
@@ -1611,9 +1610,16 @@ class AsyncHTTPClient(Configurable):
             exchange = exchange.to(exchange.url)
         return exchange, plain.queue_timeout
 
-    def _remember_plain(self, exchange: Exchange, queue_timeout: float, proxy: Any) -> None:
+    def _remember_plain(
+        self,
+        exchange: Exchange,
+        queue_timeout: float,
+        options: dict[str, Any],
+        given: dict[str, Any],
+    ) -> None:
+        has_body = given.get("body") is not None
         if (
-            exchange.profile.body == "none"
+            exchange.profile.body == ("bytes" if has_body else "none")
             and exchange.url.username is None
             and exchange.on_head is None
             and exchange.prepare_curl_callback is None
@@ -1627,12 +1633,13 @@ class AsyncHTTPClient(Configurable):
                 self._plain_defaults = dict(self.defaults)
                 self._plain.clear()
                 self._plain_urls = 0
-            method = exchange.profile.method
-            key = method if proxy is None else (method, proxy)
+            method, proxy = exchange.profile.method, given.get("proxy")
+            key = method if proxy is None and not has_body else (method, proxy, has_body)
             if key not in self._plain:
                 self._count_plain()  # a template takes as much room
-                self._plain[key] = _Plain(queue_timeout)
-            self._plain[key].add(exchange)
+                adds = any(name in options for name in _ADDS_FIELDS)
+                self._plain[key] = Plain(queue_timeout, None if adds else options["user_agent"])
+            self._plain[key].add(exchange, has_headers=bool(given.get("headers")))
 
     def _count_plain(self) -> None:
         """One more is remembered, perhaps of a proxy or a URL that never comes again."""
@@ -1739,37 +1746,39 @@ class AsyncHTTPClient(Configurable):
             if fault is not None:
                 raise TypeError(f"callback {fault}")
             notify = callback
-        plain = proxy = None
+        plain = proxy = headers = None
         made: HTTPRequest | str
-        if type(request) is str and (
-            not kwargs or (len(kwargs) == 1 and type(proxy := kwargs.get("proxy")) is str)
-        ):
+        if not kwargs and type(request) is str:
             made = request
-            if proxy is not None:
+            plain = self._find_plain("GET", request, None)
+        else:
+            if isinstance(request, HTTPRequest):
+                if kwargs:
+                    raise ValueError("kwargs can't be used if request is an HTTPRequest object")
+                made = request
+            elif kwargs.keys() <= _SHORT and type(request) is str:
                 made = HTTPRequest._plain(request, time())
-                made.proxy = proxy
-            plain = self._find_plain("GET", request, proxy)
-        elif isinstance(request, HTTPRequest):
-            if kwargs:
-                raise ValueError("kwargs can't be used if request is an HTTPRequest object")
-            made = request
+                made.__dict__.update(
+                    {name: value for name, value in kwargs.items() if value is not None}
+                )
+            else:
+                try:
+                    made = HTTPRequest(request, **kwargs)
+                except (TypeError, ValueError) as error:
+                    fetch = _Fetch(self, loop, HTTPRequest(request), notify, raise_error)
+                    fetch._fail(_explained(error, kwargs))
+                    return fetch
             given = made.__dict__
             if _is_plain(given) and type(made.method) is str and type(made.url) is str:
-                proxy = given.get("proxy")
-                plain = self._find_plain(made.method, made.url, proxy)
-        else:
-            try:
-                made = HTTPRequest(request, **kwargs)
-            except (TypeError, ValueError) as error:
-                fetch = _Fetch(self, loop, HTTPRequest(request), notify, raise_error)
-                fetch._fail(_explained(error, kwargs))
-                return fetch
+                proxy, headers = given.get("proxy"), given.get("headers")
+                plain = self._find_plain(made.method, made.url, proxy, headers, given.get("body"))
         fetch = _Fetch(self, loop, made, notify, raise_error)
         self._fetches.add(fetch)
         if plain is None:
             fetch.begin()
         else:
             fetch._proxy = proxy
+            fetch._has_headers = bool(headers)
             fetch._defaults = self._plain_defaults
             fetch._enter(*plain)
         return fetch

@@ -14,6 +14,7 @@ import pytest
 
 from whimbrel import httpclient
 from whimbrel.httpclient import HTTPRequest, HTTPResponse
+from whimbrel.httputil import HTTPHeaders
 from whimbrel.testing.scripted import (
     Handler,
     Peer,
@@ -38,6 +39,117 @@ async def test_defaults_that_change_between_two_fetches(client: Any) -> None:
             await client.fetch(server.url("/"))
         agents = [request.get("User-Agent") for request in server.requests]
         assert agents == ["one", "one", "two", "two"]
+
+
+def _several(*pairs: tuple[str, str]) -> HTTPHeaders:
+    headers = HTTPHeaders()
+    for name, value in pairs:
+        headers.add(name, value)
+    return headers
+
+
+REQUESTS: list[dict[str, Any]] = [
+    {},
+    {"headers": {}},
+    {"headers": {"X-Request-Id": "1"}},
+    {"headers": {"x-request-id": b"2", "X-Empty": ""}},
+    {"headers": {"X-Latin": "caf\xe9", "X-Spaces": " a b "}},
+    {"headers": {"User-Agent": "mine"}},
+    {"headers": {"accept-encoding": "br"}},
+    {"headers": {"Accept": "*/*", "Cookie": "a=b"}},
+    {"headers": {"Authorization": "Bearer secret"}},
+    {"headers": {"Connection": "close"}},
+    {"headers": {"Host": "other.test"}},
+    {"headers": _several(("X-Two", "1"), ("X-One", "2"), ("X-Two", "3"))},
+    {"method": "DELETE", "headers": {"X-Request-Id": "3"}},
+    {"method": "POST", "body": b"a=b"},
+    {"method": "POST", "body": b""},
+    {"method": "POST", "body": b"a=b", "headers": {"X-Request-Id": "4"}},
+    {"method": "POST", "body": b"{}", "headers": {"Content-Type": "application/json"}},
+    {"method": "POST", "body": "text", "headers": {"X-Request-Id": "5"}},
+    {"method": "POST", "body": b"a=b", "headers": {"Content-Length": "3"}},
+    {"method": "PUT", "body": b"put", "headers": {"X-Request-Id": "6"}},
+    {"method": "PUT", "body": b"put once more"},
+    {"method": "POST", "json": {"a": 1}, "headers": {"X-Request-Id": "7"}},
+]
+
+
+@pytest.mark.parametrize("status", ["200 OK", "303 See Other", "307 Temporary Redirect"])
+@pytest.mark.parametrize("defaults", [{}, {"auth_username": "ada", "auth_password": "pw"}])
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_every_request_is_the_one_that_a_new_client_sends(
+    make_client: Callable[..., Any], status: str, defaults: dict[str, Any], elsewhere: bool
+) -> None:
+    """Whatever went before it, nothing of which it has; nor does it lack anything, or change."""
+    where = ""
+
+    async def answer(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            moved = status != "200 OK" and request.target == "/old"
+            await peer.send(redirect(f"{where}/new", status) if moved else ok(b"there"))
+
+    async with ScriptedServer(answer) as server, ScriptedServer(answer) as other:
+        where = other.url("") if elsewhere else ""
+        where = where.rstrip("/")
+
+        async def sent(client: Any, parameters: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+            server.requests.clear()
+            other.requests.clear()
+            response = await client.fetch(server.url("/old"), **parameters)
+            assert response.body == b"there"
+            return [(it.raw, it.body) for it in (*server.requests, *other.requests)]
+
+        expected = []
+        for parameters in REQUESTS:
+            client = make_client(defaults=defaults)
+            expected.append(await sent(client, parameters))
+            client.close()
+        client = make_client(defaults=defaults)
+        for order in (1, 1, -1):
+            for parameters, whole in list(zip(REQUESTS, expected, strict=True))[::order]:
+                assert await sent(client, parameters) == whole
+                given = {"follow_redirects": True, **parameters}  # not the short way
+                assert await sent(client, given) == whole
+
+
+async def test_header_fields_that_change_after_the_fetch_began(
+    make_client: Callable[..., Any],
+) -> None:
+    client = make_client(max_clients=1)
+    async with ScriptedServer(_echo) as server:
+        for _ in range(3):
+            headers = {"X-Test": "before"}
+            request = HTTPRequest(server.url("/x"), headers=headers)
+            fetches = [client.fetch(server.url("/first")), client.fetch(request)]
+            headers["X-Test"] = "after"
+            await asyncio.gather(*fetches)
+            assert server.requests[-1].get("X-Test") == "before"
+
+
+@pytest.mark.parametrize(
+    ("headers", "match"),
+    [
+        ({"X Y": "z"}, "header name"),
+        ({"X": "a\r\nEvil: 1"}, "control character"),
+        ({"X": "\u20ac"}, "Latin-1"),
+        ({"X": None}, "str or bytes"),
+        ([("X", "y")], "mapping"),
+        ({"Expect": "soon"}, "Expect"),
+        ({"Content-Length": "7"}, "contradicts"),
+        ({"Transfer-Encoding": "chunked"}, "contradicts"),
+        ({"Host": "a b"}, "Host"),
+        ({"Proxy-Authorization": "Basic c2VjcmV0"}, "without a proxy"),
+    ],
+)
+async def test_what_is_no_header_field(client: Any, headers: Any, match: str) -> None:
+    """It says so each time, and the next request works."""
+    async with ScriptedServer(_echo) as server:
+        for _ in range(3):
+            assert (await client.fetch(server.url("/"), headers={"X": "y"})).code == 200
+            with pytest.raises(ValueError, match=match):
+                await client.fetch(server.url("/"), headers=headers)
+        assert len(server.requests) == 3
 
 
 async def test_urls_of_two_schemes_in_turn(

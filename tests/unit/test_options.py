@@ -18,8 +18,17 @@ import trustme
 from conftest import Certificates, StrayLogs
 from whimbrel._curl import capabilities
 from whimbrel._curl.capabilities import CapabilityError
-from whimbrel._curl.options import BASE, FIELDS, GROUPS, SIMPLE, Plan, milliseconds, plan
-from whimbrel._policy.exchange import Profile, prepare
+from whimbrel._curl.options import (
+    BASE,
+    FIELDS,
+    GROUPS,
+    SIMPLE,
+    Plan,
+    field_options,
+    milliseconds,
+    plan,
+)
+from whimbrel._policy.exchange import Exchange, Profile, prepare
 from whimbrel.curl_httpclient import CurlAsyncHTTPClient
 from whimbrel.httpclient import HTTPRequest
 
@@ -28,13 +37,19 @@ HTTPS = "https://example.com/"
 UA = "agent"
 
 
+def exchange(url: str = HTTP, **options: Any) -> Exchange:
+    return prepare({"user_agent": UA, "max_body_size": 0, "url": url, **options})
+
+
 def profile(url: str = HTTP, **options: Any) -> Profile:
-    return prepare({"user_agent": UA, "max_body_size": 0, "url": url, **options}).profile
+    return exchange(url, **options).profile
 
 
 def planned(url: str = HTTP, **options: Any) -> Plan:
-    """The plan, made anew: for tests that take something away from pycurl."""
-    return plan.__wrapped__(profile(url, **options))
+    """All that is set for a request, made anew: for tests that take something away from pycurl."""
+    it = exchange(url, **options)
+    found = plan.__wrapped__(it.profile)
+    return found._replace(options=(*found.options, *field_options(it.profile, it.fields)))
 
 
 def value_of(found: Plan, option: int) -> Any:
@@ -118,7 +133,7 @@ def test_no_option_is_set_twice_by_different_rows() -> None:
     )
     numbers = [number for number, _ in everything.options]
     assert len(numbers) == len(set(numbers))
-    assert len(GROUPS) == 6
+    assert len(GROUPS) == 5
     assert numbers[: len(BASE)] == [number for number, _ in BASE]
 
 
@@ -185,13 +200,13 @@ Expected = dict[str, Any]
 ABSENT = object()
 
 
-def agent(*more: bytes) -> tuple[bytes, ...]:
+def agent(*more: bytes) -> list[bytes]:
     encoding = next(
         f"Accept-Encoding: {value}".encode()
-        for name, value in profile().fields
+        for name, value in exchange().fields
         if name == "Accept-Encoding"
     )
-    return (b"User-Agent: agent", encoding, *more)
+    return [b"User-Agent: agent", encoding, *more]
 
 
 CASES: list[tuple[str, dict[str, Any], Expected]] = [
@@ -201,10 +216,10 @@ CASES: list[tuple[str, dict[str, Any], Expected]] = [
     ("method", {"method": "POST", "body": b"x"}, {"POST": 1, "CUSTOMREQUEST": ABSENT}),
     ("method", {"method": "PUT", "body": b"x"}, {"POST": 1, "CUSTOMREQUEST": "PUT"}),
     ("method", {"method": "PATCH", "body": b"x"}, {"POST": 1, "CUSTOMREQUEST": "PATCH"}),
-    ("headers", {"headers": {"A": "b"}}, {"HTTPHEADER": (b"A: b", *agent(b"Accept:"))}),
-    ("headers", {"headers": {"A": ""}}, {"HTTPHEADER": (b"A;", *agent(b"Accept:"))}),
-    ("headers", {"headers": {"Accept": "x"}}, {"HTTPHEADER": (b"Accept: x", *agent())}),
-    ("headers", {"headers": {"A": "\xe9"}}, {"HTTPHEADER": (b"A: \xe9", *agent(b"Accept:"))}),
+    ("headers", {"headers": {"A": "b"}}, {"HTTPHEADER": [b"A: b", *agent(b"Accept:")]}),
+    ("headers", {"headers": {"A": ""}}, {"HTTPHEADER": [b"A;", *agent(b"Accept:")]}),
+    ("headers", {"headers": {"Accept": "x"}}, {"HTTPHEADER": [b"Accept: x", *agent()]}),
+    ("headers", {"headers": {"A": "\xe9"}}, {"HTTPHEADER": [b"A: \xe9", *agent(b"Accept:")]}),
     ("body", {"method": "POST", "body": ["x"]}, {"UPLOAD": 1, "POST": ABSENT}),
     (
         "body",
@@ -783,3 +798,15 @@ def test_recent_is_fine(
     libcurl_version(*version)
     capabilities.check()
     assert not stray_logs.records
+
+
+@pytest.mark.parametrize("url", [HTTP, HTTPS])
+@pytest.mark.parametrize("proxy", [None, "http://p.example", "socks5://p.example"])
+def test_fields_always_set_the_same_options(url: str, proxy: str | None) -> None:
+    """Or those of an exchange would hold for the next one on the handle."""
+    found = [
+        [number for number, _ in field_options(it.profile, it.fields)]
+        for headers in ({}, {"Connection": "close"}, {"User-Agent": "", "Accept": "a"})
+        for it in [exchange(url, proxy=proxy, headers=headers)]
+    ]
+    assert found[0] == found[1] == found[2]

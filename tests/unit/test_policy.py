@@ -167,7 +167,6 @@ def test_no_repr_holds_a_secret() -> None:
         parse_url(url),
         exchange,
         profile,
-        profile.fields and profile,
         plan(profile),
         profile.proxy,
         parse_proxy_url("socks5://user:SECRET@h"),

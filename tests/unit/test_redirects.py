@@ -28,7 +28,7 @@ def sent(options: Options) -> Exchange:
 
 
 def names(exchange: Exchange) -> set[str]:
-    return {name.lower() for name, _ in exchange.profile.fields}
+    return {name.lower() for name, _ in exchange.fields}
 
 
 @pytest.mark.parametrize("code", range(300, 310))
@@ -92,7 +92,7 @@ def test_method_and_body(code: int, method: str, how: str) -> None:
         assert after.body == before.body
         assert (after.producer is None) is (before.producer is None)
         assert after.profile.expect_100_continue is before.profile.expect_100_continue
-        assert sorted(after.profile.fields) == sorted(before.profile.fields)
+        assert sorted(after.fields) == sorted(before.fields)
 
 
 def test_a_json_body_is_the_one_that_was_sent() -> None:
@@ -160,7 +160,7 @@ SECRETS = {
 def test_another_origin_sees_no_secret(code: int, location: str, kind: Any) -> None:
     options = request(headers=kind({**SECRETS, "X-Kept": "1"}))
     after = sent(follow(options, code, location))
-    found = {name.lower(): value for name, value in after.profile.fields}
+    found = {name.lower(): value for name, value in after.fields}
     # Its own credentials it may have.
     own = found.pop("authorization", None)
     assert own is None or "user:pw" in location
@@ -172,7 +172,7 @@ def test_another_origin_sees_no_secret(code: int, location: str, kind: Any) -> N
 @pytest.mark.parametrize("location", SAME)
 def test_the_same_origin_sees_all(location: str) -> None:
     after = sent(follow(request(headers=SECRETS), 302, location))
-    assert set(SECRETS.items()) <= set(after.profile.fields)
+    assert set(SECRETS.items()) <= set(after.fields)
 
 
 @pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
@@ -208,7 +208,7 @@ def test_credentials_go_along_to_the_same_origin(auth: Options, location: str) -
     options = request(**auth)
     before, after = sent(options), sent(follow(options, 302, location))
     assert after.profile.auth == before.profile.auth
-    assert set(after.profile.fields) == set(before.profile.fields)
+    assert set(after.fields) == set(before.fields)
 
 
 def test_user_information_holds_for_its_origin() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from whimbrel._policy import urls
 from whimbrel._policy.urls import normalise_host, parse_url, redact
 from whimbrel.httpclient import HTTPProxyError
 from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok
@@ -420,3 +421,51 @@ def test_normalise_host(name: str, host: str) -> None:
 )
 def test_redact(url: str, shown: str) -> None:
     assert redact(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://short.test/",
+        "http://short.test/a?b=c",
+        "http://short.test/a#f",
+        "http://short.test/a b",
+        "http://short.test/\xe9",
+        "http://short.test/a%2f../b",
+        "http://short.test//c",
+        "http://short.test",
+        "http://short.test?x/y",
+        "http://short.testx",
+        "http://short.test:80/",
+        "http://short.test:8080/x",
+        "http://SHORT.test/",
+        "HTTP://short.test/",
+        " http://short.test/x ",
+        "http://u:p@short.test/x",
+        "http://127.1/x",
+        "https://short.test/x",
+        "https://[::1]:1/x",
+    ],
+)
+def test_what_is_known_of_an_origin_changes_no_url(url: str) -> None:
+    """All that stand for the same origin have been parsed before, and this one itself."""
+    urls._origins.clear()
+    expected = urls._parse_url(url, "url")
+    for known in ("http://short.test/", "http://short.test:80/", "https://short.test/", url):
+        urls.parse_url(known)
+    assert urls._origins
+    assert urls.parse_url(url) == expected
+
+
+@pytest.mark.parametrize("tail", ["\0", "a\x7f", "a\r\nb", "\t"])
+def test_a_known_origin_lets_no_control_byte_pass(tail: str) -> None:
+    urls.parse_url("http://short.test/")
+    with pytest.raises(ValueError, match="control character"):
+        urls.parse_url(f"http://short.test/{tail}")
+
+
+def test_origins_that_are_known_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls, "_ORIGINS", 4)
+    for number in range(20):
+        urls.parse_url(f"http://{number}.test/")
+        assert len(urls._origins) <= 4

@@ -19,13 +19,13 @@ import pycurl
 from whimbrel._curl import capabilities
 from whimbrel._curl.tls import tls_options
 from whimbrel._policy.exchange import Profile
-from whimbrel._policy.fields import asks_to_close
+from whimbrel._policy.fields import Fields, asks_to_close, names_in
 
 Pair = tuple[int, Any]
 
 
 class Plan(NamedTuple):
-    """The options of a profile, in the order in which they are set."""
+    """The options of a profile, in the order in which they are set; `field_options` come on top."""
 
     options: tuple[Pair, ...]
     lasting: bool
@@ -132,21 +132,30 @@ def method_and_body(profile: Profile) -> Iterator[Pair]:
         yield pycurl.EXPECT_100_TIMEOUT_MS, 2**31 - 1
 
 
-def header_fields(profile: Profile) -> Iterator[Pair]:
-    lines = [
-        f"{name}: {value}" if value.strip(" \t") else f"{name};" for name, value in profile.fields
-    ]
-    names = {name.lower() for name, _ in profile.fields}
+def field_options(profile: Profile, fields: Fields) -> list[Pair]:
+    """What an exchange's header fields become: for a profile always the same options, so that each
+    replaces all that was set for the exchange before."""
+    names = names_in(fields)
+    lines = [f"{name}: {value}" if value.strip(" \t") else f"{name};" for name, value in fields]
     # A name with nothing behind the colon takes libcurl's own field out.
-    if "accept" not in names:
+    if ":accept:" not in names:
         lines.append("Accept:")
     if profile.body != "none":
-        if "content-type" not in names:
+        if ":content-type:" not in names:
             lines.append("Content-Type:")
         lines.append("Expect: 100-continue" if profile.expect_100_continue else "Expect:")
-    if profile.proxy is not None and profile.scheme == "http":
+    proxy = profile.proxy
+    if proxy is not None and profile.scheme == "http":
         lines.append("Proxy-Connection:")
-    yield pycurl.HTTPHEADER, tuple(line.encode("latin-1") for line in lines)
+    pairs: list[Pair] = [(pycurl.HTTPHEADER, [line.encode("latin-1") for line in lines])]
+    if profile.unix_socket is None:
+        # libcurl sends a caller's Connection field, and does not read it.
+        pairs.append((pycurl.FORBID_REUSE, int(asks_to_close(fields, names))))
+    if proxy is not None and not proxy.is_socks:
+        # Of CONNECT, which would have pycurl's own.
+        agents = [value for name, value in fields if name.lower() == "user-agent"]
+        pairs.append((pycurl.USERAGENT, agents[0].encode("latin-1") if agents else b""))
+    return pairs
 
 
 def auth(profile: Profile) -> Iterator[Pair]:
@@ -175,12 +184,10 @@ def proxy(profile: Profile) -> Iterator[Pair]:
     if not proxy.is_socks:
         yield pycurl.PROXYAUTH, capabilities.option(_PROXYAUTH[proxy.auth_mode], "7.38.0")
     if not proxy.is_socks:
-        # Fields meant for the origin stay inside the tunnel; CONNECT gets our User-Agent (pycurl
-        # would send its own) and no Proxy-Connection, which was never a standard.
+        # Fields meant for the origin stay inside the tunnel; CONNECT gets no Proxy-Connection,
+        # which was never a standard.
         yield pycurl.HEADEROPT, pycurl.HEADER_SEPARATE
         yield pycurl.PROXYHEADER, (b"Proxy-Connection:",)
-        agents = [value for name, value in profile.fields if name.lower() == "user-agent"]
-        yield pycurl.USERAGENT, agents[0].encode("latin-1") if agents else b""
 
 
 def tls(profile: Profile) -> Iterator[Pair]:
@@ -194,9 +201,6 @@ def reuse(profile: Profile) -> Iterator[Pair]:
     if profile.unix_socket is not None:
         # Its ends have no addresses, by which a connection that must not be used again is known.
         yield pycurl.FORBID_REUSE, 1
-    elif asks_to_close(profile.fields):
-        # libcurl sends a caller's Connection field, and does not read it.
-        yield pycurl.FORBID_REUSE, 1
     if profile.http_version not in (None, "1.1"):
         # Wait for the first connection to tell whether it takes more streams.
         yield pycurl.PIPEWAIT, 1
@@ -204,7 +208,6 @@ def reuse(profile: Profile) -> Iterator[Pair]:
 
 GROUPS: tuple[Callable[[Profile], Iterator[Pair]], ...] = (
     method_and_body,
-    header_fields,
     auth,
     proxy,
     tls,

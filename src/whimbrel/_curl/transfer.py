@@ -35,11 +35,12 @@ from whimbrel._curl.errors import (
     Facts,
     classify,
 )
-from whimbrel._curl.options import BUFFER, Plan, milliseconds, plan
+from whimbrel._curl.options import BUFFER, Plan, field_options, milliseconds, plan
 from whimbrel._download import LARGE, Download
 from whimbrel._low_water import MARK, LowWater
 from whimbrel._policy.decoding import DecodingError
-from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
+from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange, Profile
+from whimbrel._policy.fields import Fields
 from whimbrel._send_queue import unacknowledged
 from whimbrel._upload import HIGH_WATER, Upload, upload_of
 from whimbrel.httpclient import HTTPError, HTTPResponse
@@ -94,6 +95,7 @@ class Transfer:
         "_early",
         "_error",
         "_exchange",
+        "_fields",
         "_fresh",
         "_head",
         "_head_bytes",
@@ -112,6 +114,7 @@ class Transfer:
         "_owner",
         "_paused",
         "_plan",
+        "_profile",
         "_proxy_code",
         "_proxy_lines",
         "_remote",
@@ -137,6 +140,8 @@ class Transfer:
         self.easy = pycurl.Curl()
         self._lines: list[bytes] = []
         self._plan: Plan | None = None
+        self._profile: Profile | None = None
+        self._fields: Fields | None = None
         self._href: str | None = None
         self._limits: tuple[float, float] | None = None
         self._watching = False
@@ -196,7 +201,7 @@ class Transfer:
         self._number: int | None = None
         if self._dirty or exchange is not self._applied:
             try:
-                self._apply(plan(exchange.profile), exchange)
+                self._apply(exchange)
             except pycurl.error as error:
                 raise classify(Facts(error.args[0], error.args[-1], exchange)) from error
         if exchange.prepare_curl_callback is not None:
@@ -207,7 +212,7 @@ class Transfer:
         self._owner._driver.start(
             self.easy,
             self._done,
-            at_once=exchange.shared,
+            at_once=exchange.shared or not exchange.calls_back,
             is_shown=exchange.prepare_curl_callback is not None,
         )
         if exchange.profile.stall_timeout:
@@ -227,11 +232,13 @@ class Transfer:
         )
         return download
 
-    def _apply(self, wanted: Plan, exchange: Exchange) -> None:
+    def _apply(self, exchange: Exchange) -> None:
         self._applied = None  # until every option is set
         easy = self.easy
         setopt = easy.setopt
         profile = exchange.profile
+        wanted = self._plan if profile is self._profile else plan(profile)
+        assert wanted is not None
         watching = (
             wanted.tunnel
             or exchange.on_head is not None
@@ -241,7 +248,7 @@ class Transfer:
         # The same object: plan() remembers what it made of a profile.
         if self._dirty or wanted is not self._plan or watching is not self._watching:
             easy.reset()
-            self._href = self._limits = None
+            self._href = self._limits = self._fields = None
             self._dirty = True  # until every option is set
             setopt(pycurl.WRITEFUNCTION, self._on_body)
             setopt(pycurl.PREREQFUNCTION, self._on_request)
@@ -257,6 +264,11 @@ class Transfer:
             self._plan = wanted
             self._watching = watching
             self._dirty = not wanted.lasting
+        self._profile = profile
+        if exchange.fields is not self._fields:
+            for option, value in field_options(profile, exchange.fields):
+                setopt(option, value)
+            self._fields = exchange.fields
         url = exchange.url
         if url.href is not self._href:
             setopt(pycurl.URL, url.href)

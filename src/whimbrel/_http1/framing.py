@@ -48,6 +48,8 @@ def content_length(values: list[bytes], *, repeated: bool) -> int:
     `repeated` accepts a list whose members are all the same number (6.3 rule 5). Raises
     ProtocolError for anything that is not one number of decimal digits.
     """
+    if len(values) == 1 and values[0].isdigit() and len(values[0]) < 19:
+        return int(values[0])
     members = [member.strip(b" \t") for value in values for member in value.split(b",")]
     if len(members) > 1 and (not repeated or any(m != members[0] for m in members)):
         raise ProtocolError(f"unclear Content-Length {shown(b', '.join(values))}")

@@ -9,7 +9,7 @@ Every pattern is possessive where it repeats, so that a mismatch costs no more t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from whimbrel._http1.errors import LocalProtocolError, ProtocolError
@@ -115,18 +115,35 @@ def field_error(block: bytes) -> ProtocolError:
 
 # Writing. What a caller hands in is checked here, once, so that no byte of it can end a line.
 
-_NAME_OUT = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NAME_OUT = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
+_NAMES_OUT = re.compile(rf"{_NAME_OUT.pattern}(?::{_NAME_OUT.pattern})*+")
 _TEXT_OUT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TARGET_OUT = re.compile(r"[\x21-\x22\x24-\x7e]+")
 
 
-def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
+def encode_fields(fields: Sequence[tuple[str, str]]) -> bytes:
     """Field lines for (name, value) pairs, without the blank line.
 
     Raises LocalProtocolError for a name that is no token, or a value that holds a control
     character or is not Latin-1.
     """
+    names = ":".join([name for name, _ in fields])
+    values = "".join([value for _, value in fields])
+    # All at once. A name that holds a colon would pass for two.
+    if fields and (
+        _NAMES_OUT.fullmatch(names) is None
+        or names.count(":") != len(fields) - 1
+        or not ((values.isascii() and values.isprintable()) or _TEXT_OUT.fullmatch(values))
+    ):
+        _refuse_fields(fields)
     lines = []
+    for name, value in fields:
+        value = value.strip(" \t")  # which is not part of a value (RFC 9110 section 5.5)
+        lines.append(f"{name}: {value}\r\n" if value else f"{name}:\r\n")
+    return "".join(lines).encode("latin-1")
+
+
+def _refuse_fields(fields: Sequence[tuple[str, str]]) -> None:
     for name, value in fields:
         if not _NAME_OUT.fullmatch(name):
             raise LocalProtocolError(f"{name!r} cannot be a header name")
@@ -134,9 +151,6 @@ def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
             raise LocalProtocolError(
                 f"header {name} holds a character that HTTP does not allow in a value"
             )
-        value = value.strip(" \t")  # which is not part of a value (RFC 9110 section 5.5)
-        lines.append(f"{name}: {value}\r\n" if value else f"{name}:\r\n")
-    return "".join(lines).encode("latin-1")
 
 
 def encode_request_line(method: str, target: str) -> bytes:

@@ -13,7 +13,6 @@ from contextvars import Context, copy_context
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
-from whimbrel._policy.decoding import accept_encoding
 from whimbrel._policy.environment import EnvironmentProxies
 from whimbrel._policy.fields import (
     Fields,
@@ -21,7 +20,9 @@ from whimbrel._policy.fields import (
     caller_fields,
     check_token,
     check_value,
-    default_fields,
+    complete_fields,
+    headers_of,
+    names_in,
 )
 from whimbrel._policy.proxies import Proxy, decide_proxy
 from whimbrel._policy.timeouts import seconds
@@ -70,16 +71,16 @@ class Auth(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Everything about an exchange but its URL, its body and its deadlines.
+    """Everything about an exchange but its URL, header fields, body and deadlines.
 
-    Hashable, so that a backend may remember what it made of one.
+    Hashable, so that a backend may remember what it made of one: requests that differ in what is
+    left out have the same.
     """
 
     scheme: str
     method: str
     body: str
     """``"none"``, ``"bytes"`` or ``"stream"``."""
-    fields: Fields
     auth: Auth | None
     proxy: Proxy | None
     tls: TLS
@@ -94,7 +95,7 @@ class Profile(NamedTuple):
     unix_socket: str | None
 
     def __repr__(self) -> str:
-        # Never the fields, the credentials or the files.
+        # Never the credentials or the files.
         return f"Profile({self.method!r}, {self.scheme!r}, proxy={self.proxy!r})"
 
 
@@ -108,6 +109,7 @@ class Exchange:
         "connect_to",
         "content_length",
         "context",
+        "fields",
         "memo",
         "on_data",
         "on_head",
@@ -123,6 +125,8 @@ class Exchange:
 
     url: URL
     profile: Profile
+    fields: Fields
+    """The header fields. A backend adds those that frame the body, and Host if it is not here."""
     body: bytes
     """The body where ``profile.body`` is "bytes"."""
     producer: Producer | None
@@ -172,6 +176,7 @@ class Exchange:
         twin = Exchange()
         twin.url = url
         twin.profile = self.profile
+        twin.fields = self.fields
         twin.body = b""
         twin.producer = twin.pieces = twin.context = twin.content_length = None
         twin.replayable = True
@@ -275,19 +280,16 @@ def prepare(
     ):
         expect = _check_fields(exchange, body_kind, fields) or expect
         auth = _decide_auth(options, url, fields)
-        names = {name.lower() for name, _ in fields}
-        if "if_modified_since" in options and "if-modified-since" not in names:
+        if "if_modified_since" in options and ":if-modified-since:" not in names_in(fields):
             since = _timestamp(options["if_modified_since"])
             fields.append(("If-Modified-Since", since))
-        if "user-agent" not in names:
-            fields.append(("User-Agent", check_value("user_agent", user_agent)))
-        if decompress and "accept-encoding" not in names:
-            fields.append(("Accept-Encoding", accept_encoding()))
-        if method == "POST" and body_kind != "none" and not empty and "content-type" not in names:
-            fields.append(("Content-Type", "application/x-www-form-urlencoded"))
     proxy = decide_proxy(options, url, fields, environment)
+    is_form = method == "POST" and body_kind != "none" and not empty
+    exchange.fields = complete_fields(
+        fields, names_in(fields), user_agent, decompress, is_form=is_form
+    )
     if cookies is not None:
-        _add_cookies(fields, cookies(url), user_agent, decompress)
+        _add_cookies(exchange, cookies(url))
     interface = get("network_interface")
     if interface is not None:
         if not isinstance(interface, str) or not interface:
@@ -320,7 +322,6 @@ def prepare(
         url.scheme,
         method,
         body_kind,
-        tuple(fields) if fields else default_fields(user_agent, decompress),
         auth,
         proxy,
         tls,
@@ -536,19 +537,18 @@ def _decide_auth(
     return None
 
 
-def _add_cookies(
-    fields: list[tuple[str, str]], cookie: str | None, user_agent: str | bytes, decompress: bool
-) -> None:
+def _add_cookies(exchange: Exchange, cookie: str | None) -> None:
     if not cookie:
         return
     check_value("cookie", cookie)
-    if not fields:
-        fields.extend(default_fields(user_agent, decompress))
+    fields = list(exchange.fields)
     for index, (name, value) in enumerate(fields):
         if name.lower() == "cookie":
             fields[index] = (name, f"{value}; {cookie}")
-            return
-    fields.append(("Cookie", cookie))
+            break
+    else:
+        fields.append(("Cookie", cookie))
+    exchange.fields = tuple(fields)
 
 
 def _timestamp(since: Any) -> str:
@@ -563,10 +563,8 @@ def _timestamp(since: Any) -> str:
 _HOST_FIELD = re.compile(r"[^\s/,@?#\\]+")
 
 
-def headers_without(headers: Any, names: frozenset[str]) -> HTTPHeaders:
+def headers_without(headers: Any, names: frozenset[str]) -> dict[str, str] | HTTPHeaders:
     """A copy of a caller's headers without the fields of those lower-case names."""
-    copy = HTTPHeaders()
-    for name, value in caller_fields(headers):
-        if name.lower() not in names:
-            copy.add(name, value)
-    return copy
+    return headers_of(
+        [(name, value) for name, value in caller_fields(headers) if name.lower() not in names]
+    )

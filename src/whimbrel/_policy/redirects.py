@@ -64,7 +64,7 @@ def follow_up(
         following.pop("json", None)
         following.pop("form", None)
         following["body"] = exchange.body
-        types = [value for name, value in exchange.profile.fields if name.lower() == "content-type"]
+        types = [value for name, value in exchange.fields if name.lower() == "content-type"]
         headers = headers_without(following.get("headers"), _CONTENT_TYPE)
         headers["Content-Type"] = types[0]
         following["headers"] = headers

@@ -70,13 +70,31 @@ def check_text(field: str, value: object) -> str:
     return value
 
 
-@lru_cache(maxsize=2048)
+# What stands before the path, as it was written, and the URL that it is alone: the same for many.
+_origins: dict[str, URL] = {}
+_ORIGINS = 1024
+
+
 def parse_url(url: str, field: str = "url") -> URL:
     """Parse an absolute http or https URL.
 
     Raises ValueError, naming `field`, for control characters, another scheme, a missing or
     malformed host, or a port outside 0-65535.
     """
+    if isinstance(url, str):
+        end = url.find("/", 8)
+        origin = _origins.get(url[:end]) if end > 0 else None
+        if origin is not None:
+            target = url[end:]
+            # Nothing to refuse, to encode or to leave out.
+            if target.isascii() and target.isprintable() and not (" " in target or "#" in target):
+                scheme, host, port, _, _, _, netloc, _ = origin
+                href = f"{scheme}://{netloc}{target}"
+                return URL(scheme, host, port, target, None, None, netloc, href)
+    return _parse_url(url, field)
+
+
+def _parse_url(url: str, field: str) -> URL:
     scheme, authority, path, query = _split(url, field)
     if scheme not in DEFAULT_PORTS:
         raise ValueError(
@@ -88,9 +106,15 @@ def parse_url(url: str, field: str = "url") -> URL:
     bracketed = f"[{host}]" if ":" in host else host
     netloc = bracketed if port == DEFAULT_PORTS[scheme] else f"{bracketed}:{port}"
     target = _NOT_PRINTABLE_ASCII.sub(lambda text: quote(text.group()), (path or "/") + query)
-    return URL(
+    parsed = URL(
         scheme, host, port, target, username, password, netloc, f"{scheme}://{netloc}{target}"
     )
+    before = f"{scheme}://{authority}"
+    if path and username is None and url.startswith(before):
+        if len(_origins) >= _ORIGINS:
+            _origins.clear()
+        _origins[before] = parsed
+    return parsed
 
 
 def _split(url: str, field: str) -> tuple[str, str, str, str]:
@@ -126,6 +150,11 @@ def parse_authority(
         password = unquote(secret) if colon else None
         refuse_control_bytes(f"user name in {field}", username)
         refuse_control_bytes(f"password in {field}", password or "")
+    return username, password, *_host_and_port(hostport, field, lowest_port)
+
+
+@lru_cache(maxsize=1024)
+def _host_and_port(hostport: str, field: str, lowest_port: int) -> tuple[str, int | None]:
     if hostport.startswith("["):
         literal, bracket, rest = hostport[1:].partition("]")
         host = _ipv6(literal, field) if bracket else ""
@@ -145,7 +174,7 @@ def parse_authority(
                 " '?', '#' and '@' in a user name or password"
             )
         port = int(port_text)
-    return username, password, host, port
+    return host, port
 
 
 def normalise_host(name: str, field: str) -> str:

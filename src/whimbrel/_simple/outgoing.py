@@ -108,7 +108,7 @@ class Outgoing:
         self._connection = connection
         exchange, plan = self._exchange, self._plan
         profile, http1, push = exchange.profile, connection.http1, self._push
-        kind, keep = profile.body, plan.keep_alive
+        kind, keep = profile.body, plan.lines(exchange.fields).keep_alive
         challenges = self._challenges
         self.probing = kind != "none" and challenges is not None and self._is_probe(challenges)
         more = "" if challenges is None else challenges.field_lines(probing=self.probing)

@@ -1,4 +1,4 @@
-"""What all requests of one `Profile` share: the bytes of their heads, and where they connect."""
+"""What all requests of one `Profile` share: how their heads are made, and where they connect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from whimbrel._http1.grammar import encode_fields
 from whimbrel._policy.exchange import Exchange, Profile
-from whimbrel._policy.fields import asks_to_close, basic_authorization
+from whimbrel._policy.fields import Fields, asks_to_close, basic_authorization, names_in
 from whimbrel._simple.errors import CapabilityError
 from whimbrel._simple.pool import Bucket, Pool
 from whimbrel._simple.route import route_of
@@ -27,6 +27,18 @@ class Ready(NamedTuple):
     bucket: Bucket
     head: bytes
     """Of a request that is no more than a head; any other's is made when it is sent."""
+    keep_alive: bool
+    """Whether the connection may be used again: False once a caller's Connection field says "close"
+    (RFC 9112 9.6)."""
+
+
+class Lines(NamedTuple):
+    """Field lines of requests."""
+
+    text: str
+    has_host: bool
+    keep_alive: bool
+    """See `Ready`."""
 
 
 class Plan:
@@ -34,8 +46,6 @@ class Plan:
 
     Attributes:
         absolute: whether the request target is the whole URL, for a proxy (RFC 9112 3.2.2).
-        keep_alive: whether the connection may be used again: False once a caller's Connection field
-            says "close" (RFC 9112 9.6).
         has_digest: whether credentials wait for a challenge, from the origin or from a proxy that
             the request itself is for; the latter alone is `proxy_digest`.
         is_plain: whether a request is the head alone, and no more depends on the exchange.
@@ -43,13 +53,13 @@ class Plan:
 
     __slots__ = (
         "_buckets",
-        "_host",
+        "_fields",
+        "_lines",
         "_method",
-        "_tail",
+        "_proxy_line",
         "absolute",
         "has_digest",
         "is_plain",
-        "keep_alive",
         "profile",
         "proxy_digest",
     )
@@ -68,7 +78,7 @@ class Plan:
         )
         self.has_digest = self.proxy_digest or profile.auth is not None
         self.is_plain = profile.body == "none" and not self.has_digest
-        fields = list(profile.fields)
+        self._proxy_line = ""
         if (
             self.absolute
             and proxy is not None
@@ -76,12 +86,24 @@ class Plan:
             and proxy.username is not None
         ):
             value = basic_authorization(proxy.username, proxy.password or "")
-            fields.append(("Proxy-Authorization", value))
-        self.keep_alive = not asks_to_close(profile.fields)
+            line = encode_fields([("Proxy-Authorization", value)])
+            self._proxy_line = line.decode("latin-1")
         self._method = profile.method
-        self._host = not any(name.lower() == "host" for name, _ in fields)
-        self._tail = encode_fields(fields).decode("latin-1")
+        self._fields: Fields | None = None  # whose lines are remembered
+        self._lines: Lines
         self._buckets: dict[str, Bucket] = {}
+
+    def lines(self, fields: Fields) -> Lines:
+        """Of an exchange's fields. The last ones are remembered: most requests have the same."""
+        if fields is not self._fields:
+            names = names_in(fields)
+            self._lines = Lines(
+                encode_fields(fields).decode("latin-1") + self._proxy_line,
+                ":host:" in names,
+                not asks_to_close(fields, names),
+            )
+            self._fields = fields
+        return self._lines
 
     def head(self, exchange: Exchange, more: str = "") -> bytes:
         """Start line and header block of a request; `more` is further field lines."""
@@ -91,13 +113,16 @@ class Plan:
         if "%" in netloc:
             # RFC 6874 section 4: a zone is this machine's own affair.
             netloc = _ZONE.sub("", netloc)
-        host = f"Host: {netloc}\r\n" if self._host else ""
-        return f"{self._method} {target} HTTP/1.1\r\n{host}{self._tail}{more}\r\n".encode("latin-1")
+        lines = self.lines(exchange.fields)
+        host = "" if lines.has_host else f"Host: {netloc}\r\n"
+        text = f"{self._method} {target} HTTP/1.1\r\n{host}{lines.text}{more}\r\n"
+        return text.encode("latin-1")
 
     def ready(self, pool: Pool, exchange: Exchange) -> Ready:
         """All that is known before it is sent. A shared exchange remembers it."""
         head = self.head(exchange) if self.is_plain else b""
-        found = Ready(self, self.bucket(pool, exchange), head)
+        keep_alive = self.lines(exchange.fields).keep_alive
+        found = Ready(self, self.bucket(pool, exchange), head, keep_alive)
         if exchange.shared:
             exchange.memo = found
         return found

@@ -89,7 +89,7 @@ class Transfer:
     ) -> None:
         self._owner = owner
         self._exchange = exchange
-        self._plan, self._bucket, self._request_head = ready
+        self._plan, self._bucket, self._request_head, self._keep_alive = ready
         self._callback: Callable[[HTTPResponse], None] | None = callback
         self._began = monotonic()
 
@@ -186,7 +186,7 @@ class Transfer:
                 outgoing.begin(connection)
             else:
                 connection.http1.start_request(
-                    plan.profile.method, NONE, keep_alive=plan.keep_alive
+                    plan.profile.method, NONE, keep_alive=self._keep_alive
                 )
                 connection.stream.push(self._request_head)
                 if self._owner._watcher is not None:

@@ -135,7 +135,7 @@ def _request(route: Route, exchange: Exchange, proxy: Proxy, digest: DigestState
         authorization = basic_authorization(proxy.username, proxy.password or "")
     if authorization is not None:
         fields.append(("Proxy-Authorization", authorization))
-    for name, value in exchange.profile.fields:
+    for name, value in exchange.fields:
         if name.lower() == "user-agent":
             fields.append(("User-Agent", value))
             break

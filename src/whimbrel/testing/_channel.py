@@ -160,7 +160,7 @@ def reason_phrase(status: int) -> str:
 
 
 def _block(fields: Iterable[tuple[str, str]]) -> bytes:
-    return grammar.encode_fields(fields) + b"\r\n"
+    return grammar.encode_fields(tuple(fields)) + b"\r\n"
 
 
 def fields_of(head: Head) -> list[tuple[str, str]]:

@@ -562,7 +562,7 @@ class _MockExchange:
         exchange = self._exchange
         profile = exchange.profile
         body = exchange.body if profile.body != "stream" else await self._produced()
-        fields = list(profile.fields)
+        fields = list(exchange.fields)
         if not any(name.lower() == "host" for name, _ in fields):
             fields.insert(0, ("Host", exchange.url.netloc))
         if profile.body == "bytes" or exchange.content_length is not None:
