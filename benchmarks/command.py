@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benchmarks import compare, facts, plots, report
-from benchmarks.clients import CLIENTS
+from benchmarks.clients import CLIENTS, FEW
 from benchmarks.results import Results
 from benchmarks.rounds import measure
 from benchmarks.scenarios import SCENARIOS
@@ -30,7 +30,6 @@ from benchmarks.servers import Servers, running_servers
 from benchmarks.servers.process import raise_file_limit
 from benchmarks.targets import TARGETS, judge
 
-QUICK_CLIENTS: Final = ("whimbrel curl", "whimbrel simple", "aiohttp")
 QUICK_ROUNDS: Final = 1
 QUICK_SECONDS: Final = 0.3
 QUICK_ENDS: Final = 95.0
@@ -88,7 +87,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"two minutes: one round of {QUICK_SECONDS:g} s, {len(QUICK_CLIENTS)} clients, "
+        help=f"two minutes: one round of {QUICK_SECONDS:g} s, {len(FEW)} clients, "
         "fewer scenarios; it says what it leaves out",
     )
     parser.add_argument(
@@ -96,14 +95,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         dest="scenarios",
         metavar="NAME",
-        help=f"only this (repeat): {', '.join(SCENARIOS)}",
+        help=f"only this (repeat): {'; '.join(SCENARIOS)}",
     )
     parser.add_argument(
         "--client",
         action="append",
         dest="clients",
         metavar="NAME",
-        help=f"only this (repeat): {', '.join(CLIENTS)}",
+        help=f"only this (repeat): {'; '.join(CLIENTS)}",
     )
     parser.add_argument("--rounds", type=int, help=f"measurements of each client ({ROUNDS})")
     parser.add_argument("--seconds", type=float, help=f"of one measurement ({SECONDS:g})")
@@ -154,7 +153,7 @@ def _known(
 ) -> None:
     for name in names or ():
         if name not in known:
-            parser.error(f"{option}: no {name!r}; there are: {', '.join(known)}")
+            parser.error(f"{option}: no {name!r}; there are: {'; '.join(known)}")
 
 
 def _plans(options: argparse.Namespace, results: Results) -> list[Plan]:
@@ -173,7 +172,7 @@ def _plans(options: argparse.Namespace, results: Results) -> list[Plan]:
         if points and (entrants := _entrants(options, scenario)):
             plans.append(Plan(scenario, entrants, points))
     if options.quick and not options.clients:
-        others = [name for name in CLIENTS if name not in QUICK_CLIENTS]
+        others = [name for name in CLIENTS if name not in FEW]
         results.left_out["clients"] = f"--quick leaves out {'; '.join(others)}"
     return plans
 
@@ -188,7 +187,7 @@ def _entrants(options: argparse.Namespace, scenario: Scenario) -> list[str]:
     if options.targets:
         needed = {name for t in TARGETS if t.scenario == scenario.name for name in t.entrants}
         return [name for name in wanted if name in needed]
-    return [name for name in wanted if name in QUICK_CLIENTS] if options.quick else wanted
+    return [name for name in wanted if name in FEW] if options.quick else wanted
 
 
 class _Cores(NamedTuple):
