@@ -20,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from benchmarks.clients.session import Body, Session
-from benchmarks.servers.content import BODY
+from benchmarks.servers.content import BODY, REQUEST_ID
 
 Sample = dict[str, Any]
 Task = dict[str, Any]
@@ -53,6 +53,23 @@ async def get(session: Session, task: Task) -> Sample:
     fetch = _small(session, task)
     await _warm_up(fetch, task)
     return await _keep_going(fetch, task["in_flight"], task["seconds"], task.get("at_least", 1))
+
+
+async def varied(session: Session, task: Task) -> Sample:
+    """Small GETs as `get`, none like another: each has its own path below ``urls`` and its own
+    `REQUEST_ID`, which is read from the response and has to be the same there."""
+    url = task["urls"][0]
+    numbers = itertools.count(1_000_000)  # of seven digits, so that all are equally long
+
+    async def fetch() -> None:
+        number = str(next(numbers))
+        status, body, echoed = await session.get_varied(url + number, {REQUEST_ID: number})
+        if status != 200 or body != BODY or echoed != number:
+            words = f"status {status}, {bytes(body[:80])!r}, {REQUEST_ID} {echoed}"
+            raise WrongResponse(f"{words} instead of {number}")
+
+    await _warm_up(fetch, task)
+    return await _keep_going(fetch, task["in_flight"], task["seconds"], at_least=1)
 
 
 async def stall(session: Session, task: Task) -> Sample:
@@ -183,7 +200,8 @@ async def upload_stream(session: Session, task: Task) -> Sample:
 
 
 WORK: Final[dict[str, Callable[[Session, Task], Awaitable[Sample]]]] = {
-    work.__name__: work for work in (get, stall, many, held, read, stream, upload, upload_stream)
+    work.__name__: work
+    for work in (get, varied, stall, many, held, read, stream, upload, upload_stream)
 }
 
 
@@ -297,11 +315,15 @@ async def _keep_going(
 
 
 async def _bodies(session: Session, task: Task, fetch: Fetch) -> Sample:
-    """One after the other for so long, on a connection that is open already."""
-    _expect(await session.get(task["warm_url"]), BODY)
+    """One after the other for so long, and ``at_least`` so many.
+
+    One more comes before the clock: it grows the buffers, the kernel's as well, and it is one alone
+    because of the clients that take seconds for a gigabyte.
+    """
+    await fetch()
     started = _Clock()
     requests = 0
-    while not requests or started.seconds < task["seconds"]:
+    while requests < task["at_least"] or started.seconds < task["seconds"]:
         await fetch()
         requests += 1
     return started.sample(requests)

@@ -32,7 +32,12 @@ def _in_flight(task: Task, point: int, servers: Servers) -> Task:
 
 
 def _size(task: Task, point: int, servers: Servers) -> Task:
-    return {**task, "urls": [f"{servers.urls['plain']}/zeros/{point}"], "size": point}
+    return {
+        **task,
+        "urls": [f"{servers.urls['plain']}/zeros/{point}"],
+        "size": point,
+        "at_least": 1,
+    }
 
 
 def _hosts(task: Task, point: int, servers: Servers) -> Task:
