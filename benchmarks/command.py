@@ -28,7 +28,7 @@ from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios.base import WARM_UP, Scenario, Setting
 from benchmarks.servers import Servers, running_servers
 from benchmarks.servers.process import raise_file_limit
-from benchmarks.targets import TARGETS, judge
+from benchmarks.targets import REPORTED, TARGETS, Target, judge
 
 QUICK_ROUNDS: Final = 1
 QUICK_SECONDS: Final = 0.3
@@ -73,9 +73,14 @@ def main(argv: Sequence[str]) -> int:
         print(f"\n{len(plots.draw(results, Path(options.plots)))} plots in {options.plots}")
     if not options.check:
         return 0
-    targets = [t for t in TARGETS if not options.scenarios or t.scenario in options.scenarios]
+    targets = _targets(options)
     print(f"\n{report.verdicts(results, targets)}")
     return 0 if all(judge(target, results.scenarios).met for target in targets) else 1
+
+
+def _targets(options: argparse.Namespace) -> list[Target]:
+    """What ``--check`` judges: the targets of the named scenarios, or all."""
+    return [t for t in TARGETS if not options.scenarios or t.scenario in options.scenarios]
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -129,6 +134,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if options.quick or options.clients:
             parser.error("--targets measures what the targets need: no --quick, no --client")
         options.check = True
+    if options.check and not _targets(options):
+        parser.error(f"--check has nothing to judge: no target for {'; '.join(options.scenarios)}")
     if options.rounds is None:
         options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
     if options.seconds is None:
@@ -186,6 +193,7 @@ def _entrants(options: argparse.Namespace, scenario: Scenario) -> list[str]:
     wanted = [name for name in scenario.entrants if not CLIENTS[name].missing]
     if options.targets:
         needed = {name for t in TARGETS if t.scenario == scenario.name for name in t.entrants}
+        needed.update(REPORTED.get(scenario.name, ()))
         return [name for name in wanted if name in needed]
     return [name for name in wanted if name in FEW] if options.quick else wanted
 
@@ -239,6 +247,7 @@ def _facts(
     found = {
         "command": shlex.join(["python", "-m", "benchmarks", *argv]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **facts.commit(),
         **facts.machine(),
         "versions": facts.versions(taking_part),
         "missing": "; ".join(f"{name} (needs {_needs(name)})" for name in missing) or "nothing",
