@@ -144,7 +144,7 @@ class ClientScenario:
     def cannot(self, entrant: str) -> str | None:
         client = CLIENTS[entrant]
         if client.command is not None and (self.work != "get" or self.proxy or self.axis):
-            return "it is a program for GETs of one small URL"
+            return "it is a program for small GETs of one URL"
         if self.axis == "proxies" and entrant not in EACH_PROXY:
             return "it has no proxy for each request"
         lacks = sorted(self.features - client.features)
