@@ -41,9 +41,9 @@ async def open_session(options: Options, name: str) -> AsyncIterator[_Session]:
     if options.proxy is not None:
         proxy = urlsplit(options.proxy)
         defaults |= {"proxy_host": proxy.hostname, "proxy_port": proxy.port}
-    limits: dict[str, Any] = {"max_clients": options.in_flight}
+    limits: dict[str, Any] = {"max_clients": options.in_flight, "max_body_size": _LARGEST_BODY}
     if name == "simple":
-        limits |= {"max_body_size": _LARGEST_BODY, "max_buffer_size": _LARGEST_BODY}
+        limits["max_buffer_size"] = _LARGEST_BODY
     client = import_object(_BACKENDS[name])(force_instance=True, defaults=defaults, **limits)
     try:
         yield _Session(client, _LONG_SECONDS)
