@@ -21,16 +21,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benchmarks import compare, facts, plots, report
-from benchmarks.clients import CLIENTS
+from benchmarks.clients import CLIENTS, FEW
 from benchmarks.results import Results
 from benchmarks.rounds import measure
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios.base import WARM_UP, Scenario, Setting
 from benchmarks.servers import Servers, running_servers
 from benchmarks.servers.process import raise_file_limit
-from benchmarks.targets import TARGETS, judge
+from benchmarks.targets import REPORTED, TARGETS, Target, judge
 
-QUICK_CLIENTS: Final = ("whimbrel curl", "whimbrel simple", "aiohttp")
 QUICK_ROUNDS: Final = 1
 QUICK_SECONDS: Final = 0.3
 QUICK_ENDS: Final = 95.0
@@ -74,9 +73,14 @@ def main(argv: Sequence[str]) -> int:
         print(f"\n{len(plots.draw(results, Path(options.plots)))} plots in {options.plots}")
     if not options.check:
         return 0
-    targets = [t for t in TARGETS if not options.scenarios or t.scenario in options.scenarios]
+    targets = _targets(options)
     print(f"\n{report.verdicts(results, targets)}")
     return 0 if all(judge(target, results.scenarios).met for target in targets) else 1
+
+
+def _targets(options: argparse.Namespace) -> list[Target]:
+    """What ``--check`` judges: the targets of the named scenarios, or all."""
+    return [t for t in TARGETS if not options.scenarios or t.scenario in options.scenarios]
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -88,7 +92,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"two minutes: one round of {QUICK_SECONDS:g} s, {len(QUICK_CLIENTS)} clients, "
+        help=f"two minutes: one round of {QUICK_SECONDS:g} s, {len(FEW)} clients, "
         "fewer scenarios; it says what it leaves out",
     )
     parser.add_argument(
@@ -96,14 +100,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         dest="scenarios",
         metavar="NAME",
-        help=f"only this (repeat): {', '.join(SCENARIOS)}",
+        help=f"only this (repeat): {'; '.join(SCENARIOS)}",
     )
     parser.add_argument(
         "--client",
         action="append",
         dest="clients",
         metavar="NAME",
-        help=f"only this (repeat): {', '.join(CLIENTS)}",
+        help=f"only this (repeat): {'; '.join(CLIENTS)}",
     )
     parser.add_argument("--rounds", type=int, help=f"measurements of each client ({ROUNDS})")
     parser.add_argument("--seconds", type=float, help=f"of one measurement ({SECONDS:g})")
@@ -130,6 +134,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if options.quick or options.clients:
             parser.error("--targets measures what the targets need: no --quick, no --client")
         options.check = True
+    if options.check and not _targets(options):
+        parser.error(f"--check has nothing to judge: no target for {'; '.join(options.scenarios)}")
     if options.rounds is None:
         options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
     if options.seconds is None:
@@ -154,7 +160,7 @@ def _known(
 ) -> None:
     for name in names or ():
         if name not in known:
-            parser.error(f"{option}: no {name!r}; there are: {', '.join(known)}")
+            parser.error(f"{option}: no {name!r}; there are: {'; '.join(known)}")
 
 
 def _plans(options: argparse.Namespace, results: Results) -> list[Plan]:
@@ -173,7 +179,7 @@ def _plans(options: argparse.Namespace, results: Results) -> list[Plan]:
         if points and (entrants := _entrants(options, scenario)):
             plans.append(Plan(scenario, entrants, points))
     if options.quick and not options.clients:
-        others = [name for name in CLIENTS if name not in QUICK_CLIENTS]
+        others = [name for name in CLIENTS if name not in FEW]
         results.left_out["clients"] = f"--quick leaves out {'; '.join(others)}"
     return plans
 
@@ -187,8 +193,9 @@ def _entrants(options: argparse.Namespace, scenario: Scenario) -> list[str]:
     wanted = [name for name in scenario.entrants if not CLIENTS[name].missing]
     if options.targets:
         needed = {name for t in TARGETS if t.scenario == scenario.name for name in t.entrants}
+        needed.update(REPORTED.get(scenario.name, ()))
         return [name for name in wanted if name in needed]
-    return [name for name in wanted if name in QUICK_CLIENTS] if options.quick else wanted
+    return [name for name in wanted if name in FEW] if options.quick else wanted
 
 
 class _Cores(NamedTuple):
@@ -240,6 +247,7 @@ def _facts(
     found = {
         "command": shlex.join(["python", "-m", "benchmarks", *argv]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **facts.commit(),
         **facts.machine(),
         "versions": facts.versions(taking_part),
         "missing": "; ".join(f"{name} (needs {_needs(name)})" for name in missing) or "nothing",

@@ -2,20 +2,20 @@
 
 It looks at the medians of the measure, and of the CPU time a request, which tells where a server or
 another program set the pace. Peers are shown as well: where they changed, so did the machine or
-they themselves, and a change of ours means less. Only what is ours counts as a regression; that it
-was measured before and is not any more does, too.
+they themselves, and a change of ours means less. Only what is ours counts as a regression: a median
+that got worse, a failure in any round of the new run, and that it was measured before and is not
+any more, alone or with its scenario.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from benchmarks.report import table
-from benchmarks.results import Results, Series
+from benchmarks.results import Metric, Results, Series
 from benchmarks.work import Sample
 
 _OURS: Final = ("whimbrel", "import whimbrel")
@@ -29,32 +29,71 @@ _MUST_AGREE: Final = (
 )
 
 
+# What a process grows by over a million requests lies near 0, where a ratio tells nothing.
+_WITHOUT_RATIO: Final = "MiB"
+_TOLERANCE: Final = 1.0
+"""What is let pass where there is no ratio, in the unit of the measure."""
+_CPU: Final = Metric("µs", more_is_better=False, form=",.1f")
+
+
 class Change(NamedTuple):
     """Of one median.
 
     Attributes:
         scenario: its name.
         series: whose.
+        metric: what the medians are.
         old, new: the medians.
-        worse: by what part of the old one it got worse; below 0 it got better.
         what: of the sample, where it is not the measure of the scenario.
     """
 
     scenario: str
     series: Series
+    metric: Metric
     old: float
     new: float
-    worse: float
     what: str = ""
 
     @property
     def is_ours(self) -> bool:
-        return self.series.client.startswith(_OURS)
+        return _is_ours(self.series.client)
 
     @property
     def label(self) -> str:
-        point = "" if self.series.point is None else f" at {self.series.point:,}"
-        return f"{self.scenario}{point}: {self.series.client}{self.what}"
+        return f"{_label(self.scenario, self.series.client, self.series.point)}{self.what}"
+
+    @property
+    def part(self) -> float | None:
+        """By what part of the old one it got worse, below 0 it got better; None without a ratio."""
+        if self.metric.unit == _WITHOUT_RATIO or min(self.old, self.new) <= 0:
+            return None
+        # A tenth more time and a tenth fewer requests are to count alike.
+        return (self.old / self.new if self.metric.more_is_better else self.new / self.old) - 1
+
+    @property
+    def words(self) -> str:
+        """By what it got worse."""
+        if self.part is None:
+            return f"{self._worse_units:+{self.metric.form}} {self.metric.unit}"
+        return f"{self.part:+.1%}"
+
+    def is_beyond(self, threshold: float) -> bool:
+        """Whether it got worse by more than so many percent, or than `_TOLERANCE`."""
+        if self.part is None:
+            return self._worse_units > _TOLERANCE
+        return self.part * 100 > threshold
+
+    @property
+    def _worse_units(self) -> float:
+        return self.old - self.new if self.metric.more_is_better else self.new - self.old
+
+
+def _is_ours(client: str) -> bool:
+    return client.startswith(_OURS)
+
+
+def _label(scenario: str, client: str, point: int | None) -> str:
+    return f"{scenario}{'' if point is None else f' at {point:,}'}: {client}"
 
 
 def changes(old: Results, new: Results) -> Iterator[Change]:
@@ -66,22 +105,10 @@ def changes(old: Results, new: Results) -> Iterator[Change]:
             now = result.spread(series)
             if then is None or now is None:
                 continue
-            # A tenth more time and a tenth fewer requests are to count alike.
-            first, last = (
-                (now.median, then.median)
-                if result.metric.more_is_better
-                else (then.median, now.median)
-            )
-            if min(first, last) > 0:
-                worse = last / first - 1
-            else:
-                # Memory that did not grow has no ratio; by a whole unit it may not grow either.
-                worse = math.inf if last - first > 1 else 0.0
-            yield Change(result.name, series, then.median, now.median, worse)
+            yield Change(result.name, series, result.metric, then.median, now.median)
             cpu = [_cpu(each.samples[series]) for each in (before, result) if each]
             if all(cpu) and result.metric.more_is_better:
-                worse = cpu[1] / cpu[0] - 1
-                yield Change(result.name, series, cpu[0], cpu[1], worse, ", CPU µs a request")
+                yield Change(result.name, series, _CPU, *cpu, ", CPU µs a request")
 
 
 def _cpu(samples: Mapping[int, Sample]) -> float:
@@ -95,29 +122,44 @@ def _cpu(samples: Mapping[int, Sample]) -> float:
 
 
 def lost(old: Results, new: Results) -> list[str]:
-    """What of ours the scenarios of `new` do not have any more."""
+    """What of ours `new` does not have any more."""
     return [
-        Change(result.name, series, 0, 0, 0).label
+        _label(result.name, *series)
         for result in old
-        if (now := new.scenarios.get(result.name)) is not None
         for series in result.samples
-        if series.client.startswith(_OURS) and series not in now.samples
+        if _is_ours(series.client)
+        and ((now := new.scenarios.get(result.name)) is None or series not in now.samples)
+    ]
+
+
+def failed(new: Results) -> list[str]:
+    """What of ours failed in a round of `new`, and its words."""
+    return [
+        f"{result.name}: FAILED: {failure.text}"
+        for result in new
+        for failure in result.failures
+        if _is_ours(failure.client)
     ]
 
 
 def report(old: Results, new: Results, threshold: float) -> tuple[str, list[str]]:
-    """What to print, and the regressions: ours that are worse by more than `threshold` percent, or
-    lost."""
+    """What to print, and the regressions: ours that are worse by more than `threshold` percent,
+    failed, or lost."""
     found = list(changes(old, new))
     regressions = [
-        f"{change.label}: {change.worse:+.1%}"
+        f"{change.label}: {change.words}"
         for change in found
-        if change.is_ours and change.worse * 100 > threshold
+        if change.is_ours and change.is_beyond(threshold)
     ]
+    regressions += failed(new)
     regressions += [f"{label}: not measured any more" for label in lost(old, new)]
     rows = [
-        [change.label, f"{change.old:,.4g}", f"{change.new:,.4g}", f"{change.worse:+.1%}"]
-        for change in sorted(found, key=lambda change: -change.worse)
+        [
+            change.label,
+            *(f"{n:{change.metric.form}}" for n in (change.old, change.new)),
+            change.words,
+        ]
+        for change in sorted(found, key=lambda change: -(change.part or 0.0))
     ]
     parts = [
         f"careful: {name} differs: {old.facts.get(name)!r}, now {new.facts.get(name)!r}"
@@ -125,7 +167,11 @@ def report(old: Results, new: Results, threshold: float) -> tuple[str, list[str]
         if old.facts.get(name) != new.facts.get(name)
     ]
     parts.append(table(["what", "old", "new", "worse by"], rows) if rows else "nothing in common")
-    peers = [change.worse for change in found if not change.is_ours and not change.what]
+    peers = [
+        change.part
+        for change in found
+        if not change.is_ours and not change.what and change.part is not None
+    ]
     if peers:
         parts.append(f"peers: worse by {statistics.median(peers):+.1%} in the median")
     for title, one, two in (("only in the old", old, new), ("only in the new", new, old)):

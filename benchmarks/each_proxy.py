@@ -10,15 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from benchmarks.clients import Body, Options
+from benchmarks.clients import FEW
+from benchmarks.clients.session import Body, Options
 
-CLIENTS: Final = ("whimbrel curl", "whimbrel simple", "aiohttp")
+CLIENTS: Final = FEW
 """Who can."""
-
-_BACKENDS: Final = {
-    "whimbrel curl": "whimbrel.curl_httpclient.CurlAsyncHTTPClient",
-    "whimbrel simple": "whimbrel.simple_httpclient.SimpleAsyncHTTPClient",
-}
 
 
 class _Whimbrel:
@@ -51,8 +47,8 @@ async def open_session(client: str, options: Options, proxies: Sequence[str]) ->
         async with aiohttp.ClientSession(connector=connector) as session:
             yield _Aiohttp(session, proxies)
     else:
-        from whimbrel.util import import_object
+        from benchmarks.clients.whimbrel_client import backend
 
-        backend = import_object(_BACKENDS[client])
-        async with backend(force_instance=True, max_clients=options.in_flight) as opened:
+        make = backend(client.removeprefix("whimbrel "))
+        async with make(force_instance=True, max_clients=options.in_flight) as opened:
             yield _Whimbrel(opened, proxies)

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.clients import CLIENTS
+
+_ROOT: Final = Path(__file__).parents[1]
+
+
+def commit() -> dict[str, str]:
+    """Which state of the source it is, by its name; empty without git or outside a clone."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": answer.stdout.strip()}
 
 
 def machine() -> dict[str, Any]:

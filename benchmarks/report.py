@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results import BYTES, Result, Results, Series
-from benchmarks.targets import PEERS, TARGETS, Ratio, Target, judge
+from benchmarks.targets import PEERS, REPORTED, TARGETS, Ratio, Target, judge
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -95,8 +95,12 @@ def _by_point(result: Result) -> str:
 
 
 def _compared_with(result: Result) -> Iterator[str]:
-    """The peers that the targets name, each once."""
+    """The peers that the targets name, or that stand beside them, each once."""
     seen = set()
+    for client in REPORTED.get(result.name, ()):
+        if client in PEERS:
+            seen.add(client)
+            yield client
     for target in TARGETS:
         if isinstance(target, Ratio) and target.scenario == result.name:
             peer = target.peer or result.best(PEERS)
@@ -134,10 +138,7 @@ def _busy(result: Result, client: str) -> str:
 
 
 def _notes(result: Result) -> list[str]:
-    notes = []
-    for failure in result.failures:
-        where = "" if failure.point is None else f" at {failure.point:,}"
-        notes.append(f"FAILED: {failure.client}{where}: {failure.words}")
+    notes = [f"FAILED: {failure.text}" for failure in result.failures]
     by_reason: dict[str, list[str]] = {}
     for client, reason in result.left_out.items():
         by_reason.setdefault(reason, []).append(client)

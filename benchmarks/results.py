@@ -70,6 +70,11 @@ class Failure(NamedTuple):
     point: int | None
     words: str
 
+    @property
+    def text(self) -> str:
+        where = "" if self.point is None else f" at {self.point:,}"
+        return f"{self.client}{where}: {self.words}"
+
 
 @dataclass
 class Result:

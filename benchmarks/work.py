@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from benchmarks.clients import Body, Session
-from benchmarks.servers.content import BODY
+from benchmarks.clients.session import Body, Session
+from benchmarks.servers.content import BODY, REQUEST_ID
 
 Sample = dict[str, Any]
 Task = dict[str, Any]
 """What `benchmarks.worker` was given."""
 
-_EDGE: Final = bytes(64)
+_EDGE: Final = 64
+"""Bytes that are looked at, at each end of a large body and of its pieces."""
 _TICK_SECONDS: Final = 0.001
 _MEMORY_SAMPLES: Final = 100
 _STEP: Final = 2000
@@ -42,13 +43,8 @@ def memory() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        return peak_memory()
-
-
-def peak_memory() -> int:
-    """The most bytes that were resident."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 async def get(session: Session, task: Task) -> Sample:
@@ -59,6 +55,23 @@ async def get(session: Session, task: Task) -> Sample:
     return await _keep_going(fetch, task["in_flight"], task["seconds"], task.get("at_least", 1))
 
 
+async def varied(session: Session, task: Task) -> Sample:
+    """Small GETs as `get`, none like another: each has its own path below ``urls`` and its own
+    `REQUEST_ID`, which is read from the response and has to be the same there."""
+    url = task["urls"][0]
+    numbers = itertools.count(1_000_000)  # of seven digits, so that all are equally long
+
+    async def fetch() -> None:
+        number = str(next(numbers))
+        status, body, echoed = await session.get_varied(url + number, {REQUEST_ID: number})
+        if status != 200 or body != BODY or echoed != number:
+            words = f"status {status}, {bytes(body[:80])!r}, {REQUEST_ID} {echoed}"
+            raise WrongResponse(f"{words} instead of {number}")
+
+    await _warm_up(fetch, task)
+    return await _keep_going(fetch, task["in_flight"], task["seconds"], at_least=1)
+
+
 async def stall(session: Session, task: Task) -> Sample:
     """The same, and ``stall``: the most seconds that the loop was late for a timer.
 
@@ -67,15 +80,13 @@ async def stall(session: Session, task: Task) -> Sample:
     """
     fetch, in_flight = _small(session, task), task["in_flight"]
     await _warm_up(fetch, task)
-    late = late_at_all = 0.0
+    late = 0.0
     loop = asyncio.get_running_loop()
     timer: asyncio.Handle | None = None
 
     def tick(due: float, kept_waiting: float) -> None:
-        nonlocal late, late_at_all
-        now = loop.time()
-        late_at_all = max(late_at_all, now - due)
-        late = max(late, now - due - (_kept_waiting() - kept_waiting))
+        nonlocal late
+        late = max(late, loop.time() - due - (_kept_waiting() - kept_waiting))
         schedule()
 
     def schedule() -> None:
@@ -86,7 +97,7 @@ async def stall(session: Session, task: Task) -> Sample:
     found = await _keep_going(fetch, in_flight, task["seconds"], at_least=1, begun=schedule)
     assert timer is not None
     timer.cancel()
-    return {**found, "stall": late, "stall_with_others": late_at_all}
+    return {**found, "stall": late}
 
 
 def _kept_waiting() -> float:
@@ -146,7 +157,7 @@ async def read(session: Session, task: Task) -> Sample:
 
     async def fetch() -> None:
         status, body = await session.get(url)
-        if status != 200 or len(body) != size or body[:64] != _EDGE or body[-64:] != _EDGE:
+        if status != 200 or len(body) != size or not _zeros(body):
             raise WrongResponse(f"status {status}, {len(body)} bytes")
 
     return await _bodies(session, task, fetch)
@@ -158,8 +169,8 @@ async def stream(session: Session, task: Task) -> Sample:
 
     async def fetch() -> None:
         found = await session.download(url)
-        if found != (200, size):
-            raise WrongResponse(f"status {found[0]}, {found[1]} bytes")
+        if found[:2] != (200, size) or not _zeros(found.first) or not _zeros(found.last):
+            raise WrongResponse(f"status {found.status}, {found.size} bytes")
 
     return await _bodies(session, task, fetch)
 
@@ -189,7 +200,8 @@ async def upload_stream(session: Session, task: Task) -> Sample:
 
 
 WORK: Final[dict[str, Callable[[Session, Task], Awaitable[Sample]]]] = {
-    work.__name__: work for work in (get, stall, many, held, read, stream, upload, upload_stream)
+    work.__name__: work
+    for work in (get, varied, stall, many, held, read, stream, upload, upload_stream)
 }
 
 
@@ -230,6 +242,11 @@ def _small(session: Session, task: Task) -> Fetch:
 def _expect(response: tuple[int, Body], body: bytes) -> None:
     if response[0] != 200 or response[1] != body:
         raise WrongResponse(f"status {response[0]}, {bytes(response[1][:80])!r}")
+
+
+def _zeros(piece: Body) -> bool:
+    """Whether both ends of a piece are what it has to consist of."""
+    return not any(bytes(piece[:_EDGE])) and not any(bytes(piece[-_EDGE:]))
 
 
 def _steps(count: int) -> list[int]:
@@ -298,11 +315,15 @@ async def _keep_going(
 
 
 async def _bodies(session: Session, task: Task, fetch: Fetch) -> Sample:
-    """One after the other for so long, on a connection that is open already."""
-    _expect(await session.get(task["warm_url"]), BODY)
+    """One after the other for so long, and ``at_least`` so many.
+
+    One more comes before the clock: it grows the buffers, the kernel's as well, and it is one alone
+    because of the clients that take seconds for a gigabyte.
+    """
+    await fetch()
     started = _Clock()
     requests = 0
-    while not requests or started.seconds < task["seconds"]:
+    while requests < task["at_least"] or started.seconds < task["seconds"]:
         await fetch()
         requests += 1
     return started.sample(requests)

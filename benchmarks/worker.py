@@ -18,10 +18,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from benchmarks import each_proxy
-from benchmarks.clients import CLIENTS, Client, Options
+from benchmarks.clients import CLIENTS, Client
+from benchmarks.clients.libcurl_in_c import Load
+from benchmarks.clients.session import Options
 from benchmarks.servers.content import BODY
 from benchmarks.servers.process import pin, raise_file_limit
-from benchmarks.work import WORK, Sample, Task, peak_memory
+from benchmarks.work import WORK, Sample, Task
 
 
 class Failed(Exception):
@@ -40,14 +42,15 @@ def run(task: Task, timeout: float) -> Sample:
             [sys.executable, "-m", "benchmarks.worker", json.dumps(task)], task["client"], timeout
         )
     try:
-        command = client.command(
+        load = Load(
             task["urls"][0],
             Options(**task["options"]),
             task["seconds"],
             task["warm_up"],
             task["core"],
-            len(BODY),
+            BODY.decode(),
         )
+        command = client.command(load)
     except RuntimeError as error:
         raise Failed(str(error)) from error
     return run_process(command, task["client"], timeout)
@@ -94,8 +97,7 @@ async def _measure(client: Client, task: Task) -> Sample:
         assert client.open is not None
         opened = client.open(options)
     async with opened as session:
-        sample = await WORK[task["work"]](session, task)
-    return {**sample, "peak_memory": peak_memory()}
+        return await WORK[task["work"]](session, task)
 
 
 def _main(argument: str) -> int:

@@ -1,8 +1,8 @@
 """The clients of a benchmark: what each is called, needs and can do, and how it is opened.
 
-Behind every name stands the same small interface, `Session`, so that the work is written once.
-Each library has a module of its own here, which is imported when its client is opened: a process
-that measures one of them does not load the others.
+Behind every name stands the same small interface, `Session` of session.py, so that the work is
+written once. Each library has a module of its own here, which is imported when its client is
+opened: a process that measures one of them does not load the others.
 """
 
 from __future__ import annotations
@@ -11,77 +11,14 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple
 
-
-class Options(NamedTuple):
-    """What a session is opened for.
-
-    Attributes:
-        in_flight: requests that go on at a time; the client's own limits are raised to it.
-        http2: speak HTTP/2 with https origins; HTTP/1.1 otherwise.
-        proxy: ``http://host:port`` of a forward proxy for every request, with a CONNECT for https;
-            None goes straight to the origin.
-        ca_file: a PEM file with the only authority that is trusted; None is the client's default.
-    """
-
-    in_flight: int
-    http2: bool = False
-    proxy: str | None = None
-    ca_file: str | None = None
-
-
-Body = bytes | memoryview
-"""What a library gives for a body: both have a length and are equal to the same bytes."""
-
-
-class Session(Protocol):
-    """A client that is open: connections are kept, and any number of calls go on at a time.
-
-    What fails raises the library's own exception; a status never does.
-    """
-
-    async def get(self, url: str) -> tuple[int, Body]:
-        """GET `url`; the status, and the body as a whole."""
-
-    async def download(self, url: str) -> tuple[int, int]:
-        """GET `url` and throw the body away as it comes; the status, and the body's bytes."""
-
-    async def post(self, url: str, body: bytes) -> tuple[int, Body]:
-        """POST `body`; the status, and the body of the response."""
-
-    async def post_chunks(self, url: str, chunk: bytes, count: int) -> tuple[int, Body]:
-        """POST `count` times `chunk`, handed over piece by piece; as :meth:`post`.
-
-        With a Content-Length where the library has a way to give one, chunked elsewhere.
-        """
-
+from benchmarks.clients import libcurl_in_c
+from benchmarks.clients.session import Options, Session
 
 Opener = Callable[[Options], AbstractAsyncContextManager[Session]]
 
 Feature = Literal["tls", "http2", "proxy", "connect", "stream", "upload", "upload-stream"]
-
-
-class Command(Protocol):
-    """Builds a program that does the work of small GETs by itself.
-
-    It prints one line of JSON, ``{"requests": …, "seconds": …, "cpu_seconds": …}``, and ends with
-    another code than 0, and a word on stderr, where a response is not as it should be.
-    """
-
-    def __call__(
-        self,
-        url: str,
-        options: Options,
-        seconds: float,
-        warm_up: float,
-        core: int | None,
-        body_size: int,
-    ) -> list[str]:
-        """The argument vector; RuntimeError where the compiler refuses.
-
-        `core` is pinned by the program itself; None leaves that to the system.
-        """
 
 
 def _none_missing() -> list[str]:
@@ -102,7 +39,8 @@ class Client(NamedTuple):
         open: makes a session; None for a program of its own.
         features: what the session can do beyond ``get`` over plain HTTP/1.1.
         loop: what it runs on.
-        command: makes the program; None for a session.
+        command: builds a program that does the work of small GETs by itself, and gives the
+            arguments to run it with; None for a session.
         also_missing: names what is missing beyond `packages`.
         also_versions: the versions of what is used beyond `packages`.
     """
@@ -112,7 +50,7 @@ class Client(NamedTuple):
     open: Opener | None
     features: frozenset[Feature]
     loop: Literal["asyncio", "uvloop"] = "asyncio"
-    command: Command | None = None
+    command: Callable[[libcurl_in_c.Load], list[str]] | None = None
     also_missing: Callable[[], list[str]] = _none_missing
     also_versions: Callable[[], dict[str, str]] = _no_more_versions
 
@@ -135,40 +73,15 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _module(name: str, **arguments: Any) -> Opener:
+def _module(module_name: str, **arguments: Any) -> Opener:
     """The `open_session` of a module here, which is imported when it is first called."""
 
     def open_session(options: Options) -> AbstractAsyncContextManager[Session]:
-        module: Any = importlib.import_module(f"{__name__}.{name}")
+        module: Any = importlib.import_module(f"{__name__}.{module_name}")
         session: AbstractAsyncContextManager[Session] = module.open_session(options, **arguments)
         return session
 
     return open_session
-
-
-def _build_c(
-    url: str,
-    options: Options,
-    seconds: float,
-    warm_up: float,
-    core: int | None,
-    body_size: int,
-) -> list[str]:
-    from benchmarks.clients import libcurl_in_c
-
-    return libcurl_in_c.command(url, options, seconds, warm_up, core, body_size)
-
-
-def _missing_for_c() -> list[str]:
-    from benchmarks.clients import libcurl_in_c
-
-    return libcurl_in_c.missing()
-
-
-def _versions_for_c() -> dict[str, str]:
-    from benchmarks.clients import libcurl_in_c
-
-    return libcurl_in_c.versions()
 
 
 def _missing_in_pycurl() -> list[str]:
@@ -182,11 +95,11 @@ _HTTP1: Final[frozenset[Feature]] = frozenset(
 )
 _HTTP2: Final[frozenset[Feature]] = _HTTP1 | {"http2"}
 
-_whimbrel_curl = _module("whimbrel_client", backend="curl")
-_whimbrel_simple = _module("whimbrel_client", backend="simple")
+_whimbrel_curl = _module("whimbrel_client", name="curl")
+_whimbrel_simple = _module("whimbrel_client", name="simple")
 _aiohttp = _module("aiohttp_client")
-_tornado_curl = _module("tornado_client", backend="curl")
-_tornado_simple = _module("tornado_client", backend="simple")
+_tornado_curl = _module("tornado_client", name="curl")
+_tornado_simple = _module("tornado_client", name="simple")
 
 _CLIENTS: Final = (
     Client("whimbrel curl", ("whimbrel", "pycurl"), _whimbrel_curl, _HTTP2),
@@ -216,11 +129,14 @@ _CLIENTS: Final = (
         (),
         None,
         frozenset({"tls", "http2", "proxy", "connect"}),
-        command=_build_c,
-        also_missing=_missing_for_c,
-        also_versions=_versions_for_c,
+        command=libcurl_in_c.command,
+        also_missing=libcurl_in_c.missing,
+        also_versions=libcurl_in_c.versions,
     ),
 )
 
 CLIENTS: Final[dict[str, Client]] = {client.name: client for client in _CLIENTS}
 """By name."""
+
+FEW: Final = ("whimbrel curl", "whimbrel simple", "aiohttp")
+"""Who is measured where all of them would take too long."""

@@ -9,8 +9,9 @@ from io import BytesIO
 
 import aiohttp
 
-from benchmarks.clients import Options
 from benchmarks.clients.chunks import chunks
+from benchmarks.clients.session import Download, Options
+from benchmarks.servers.content import REQUEST_ID
 
 
 class _Session:
@@ -21,12 +22,18 @@ class _Session:
         async with self._session.get(url) as response:
             return response.status, await response.read()
 
-    async def download(self, url: str) -> tuple[int, int]:
+    async def get_varied(self, url: str, headers: dict[str, str]) -> tuple[int, bytes, str | None]:
+        async with self._session.get(url, headers=headers) as response:
+            return response.status, await response.read(), response.headers.get(REQUEST_ID)
+
+    async def download(self, url: str) -> Download:
         size = 0
+        first = chunk = b""
         async with self._session.get(url) as response:
             async for chunk in response.content.iter_any():
+                first = first or chunk
                 size += len(chunk)
-        return response.status, size
+        return Download(response.status, size, first, chunk)
 
     async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
         # Large bytes are to come as a file, says the warning that they otherwise get.

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from curl_cffi import CurlOpt
 from curl_cffi.requests import AsyncSession
 
-from benchmarks.clients import Options
 from benchmarks.clients.chunks import chunks
+from benchmarks.clients.session import Download, Options
+from benchmarks.servers.content import REQUEST_ID
 
 # Instead of 30 s, which are for the whole of a transfer.
 _LONG_SECONDS = 3600.0
@@ -23,12 +24,18 @@ class _Session:
         response = await self._session.get(url)
         return response.status_code, response.content
 
-    async def download(self, url: str) -> tuple[int, int]:
+    async def get_varied(self, url: str, headers: dict[str, str]) -> tuple[int, bytes, str | None]:
+        response = await self._session.get(url, headers=headers)
+        return response.status_code, response.content, response.headers.get(REQUEST_ID)
+
+    async def download(self, url: str) -> Download:
         size = 0
+        first = chunk = b""
         response = await self._session.get(url, stream=True, timeout=_LONG_SECONDS)
         async for chunk in response.aiter_content():
+            first = first or chunk
             size += len(chunk)
-        return response.status_code, size
+        return Download(response.status_code, size, first, chunk)
 
     async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
         response = await self._session.post(url, content=body, timeout=_LONG_SECONDS)

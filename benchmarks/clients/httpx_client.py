@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from benchmarks.clients import Options
 from benchmarks.clients.chunks import chunks
+from benchmarks.clients.session import Download, Options
+from benchmarks.servers.content import REQUEST_ID
 
 # The default, 5 s for any read, is over before the last of 1,000 requests in flight has its turn.
 _TIMEOUT_SECONDS = 120.0
@@ -23,12 +24,18 @@ class _Session:
         response = await self._client.get(url)
         return response.status_code, response.content
 
-    async def download(self, url: str) -> tuple[int, int]:
+    async def get_varied(self, url: str, headers: dict[str, str]) -> tuple[int, bytes, str | None]:
+        response = await self._client.get(url, headers=headers)
+        return response.status_code, response.content, response.headers.get(REQUEST_ID)
+
+    async def download(self, url: str) -> Download:
         size = 0
+        first = chunk = b""
         async with self._client.stream("GET", url) as response:
             async for chunk in response.aiter_bytes():
+                first = first or chunk
                 size += len(chunk)
-        return response.status_code, size
+        return Download(response.status_code, size, first, chunk)
 
     async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
         response = await self._client.post(url, content=body)

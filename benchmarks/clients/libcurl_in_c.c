@@ -1,15 +1,16 @@
 /* GETs in a circle over kept connections: libcurl's multi interface on epoll, as its manual has it.
  *
- * libcurl_in_c URL IN_FLIGHT SECONDS WARM_UP CORE BODY_SIZE HTTP_VERSION PROXY CA_FILE
+ * libcurl_in_c URL IN_FLIGHT SECONDS WARM_UP CORE BODY HTTP_VERSION PROXY CA_FILE
  *
  * CORE is -1 for wherever the system likes; HTTP_VERSION 1 or 2; PROXY and CA_FILE may be empty.
- * Each response must have status 200 and a body of BODY_SIZE bytes. Prints one line of JSON.
+ * Each response must have status 200 and BODY. Prints one line of JSON.
  */
 #define _GNU_SOURCE
 #include <curl/curl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -18,10 +19,14 @@
 
 struct slot {
     CURL *easy;
-    size_t received;
+    size_t received; /* bytes of the body */
+    int differs;     /* whether one of them is not the expected one */
+    int answered;    /* whether there was a response in this run */
 };
 
 static CURLM *multi;
+static const char *body; /* of each response */
+static size_t body_size;
 static int queue;
 static double timer_end = -1.0; /* when libcurl wants to be called; below 0 never */
 
@@ -57,17 +62,51 @@ static int on_timer(CURLM *ours, long milliseconds, void *data) {
     return 0;
 }
 
-static size_t on_body(char *bytes, size_t one, size_t size, void *slot) {
-    (void)bytes, (void)one;
-    ((struct slot *)slot)->received += size;
+static size_t on_body(char *bytes, size_t one, size_t size, void *data) {
+    struct slot *slot = data;
+    (void)one;
+    if (slot->received + size > body_size || memcmp(bytes, body + slot->received, size))
+        slot->differs = 1;
+    slot->received += size;
     return size;
 }
 
-/* Check what has ended; begin it anew while there is time. How many ended. */
-static long finish(size_t body_size, double end, int *running) {
+/* What is measured, as `_keep_going` of work.py does it: the clock starts when every slot has had a
+ * response, and stops before the first of them ends. */
+struct measurement {
+    double duration;
+    int in_flight, answered;  /* slots, and how many of them had a response */
+    int going;                /* whether the clock does */
+    int done;                 /* whether it has stopped */
+    double begun, cpu_begun;  /* when it started */
+    long requests;            /* that ended while it went */
+    double seconds, cpu;      /* that it shows */
+};
+
+static void count(struct measurement *found, struct slot *slot) {
+    if (found->going) {
+        double seconds = now(CLOCK_MONOTONIC) - found->begun;
+        found->requests++;
+        if (found->requests >= found->in_flight && seconds >= found->duration) {
+            found->seconds = seconds;
+            found->cpu = now(CLOCK_PROCESS_CPUTIME_ID) - found->cpu_begun;
+            found->going = 0;
+            found->done = 1;
+        }
+    } else if (!found->done && !slot->answered) {
+        slot->answered = 1;
+        if (++found->answered == found->in_flight) {
+            found->going = 1;
+            found->begun = now(CLOCK_MONOTONIC);
+            found->cpu_begun = now(CLOCK_PROCESS_CPUTIME_ID);
+        }
+    }
+}
+
+/* Check what has ended, and begin it anew until the clock has stopped. How many were not. */
+static int finish(struct measurement *found) {
     CURLMsg *message;
-    int left;
-    long ended = 0;
+    int left, ended = 0;
     while ((message = curl_multi_info_read(multi, &left))) {
         CURL *easy = message->easy_handle;
         struct slot *slot;
@@ -76,27 +115,28 @@ static long finish(size_t body_size, double end, int *running) {
             fail("transfer", curl_easy_strerror(message->data.result));
         curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&slot);
         curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
-        if (status != 200 || slot->received != body_size)
-            fail("response", "another status or size than expected");
+        if (status != 200 || slot->received != body_size || slot->differs)
+            fail("response", "another status or body than expected");
         slot->received = 0;
         curl_multi_remove_handle(multi, easy);
-        ended++;
-        if (now(CLOCK_MONOTONIC) < end)
-            curl_multi_add_handle(multi, easy);
+        count(found, slot);
+        if (found->done)
+            ended++;
         else
-            --*running;
+            curl_multi_add_handle(multi, easy);
     }
     return ended;
 }
 
-/* Keep every slot busy for so many seconds; each makes one request at least. How many ended. */
-static long run(struct slot *slots, int in_flight, double seconds, size_t body_size) {
-    double end = now(CLOCK_MONOTONIC) + seconds;
+/* Keep every slot busy until they all have had a response and `seconds` more are over. */
+static struct measurement run(struct slot *slots, int in_flight, double seconds) {
+    struct measurement found = {.duration = seconds, .in_flight = in_flight};
     struct epoll_event events[EVENTS];
     int running = in_flight, unused;
-    long ended = 0;
-    for (int i = 0; i < in_flight; i++)
+    for (int i = 0; i < in_flight; i++) {
+        slots[i].answered = 0;
         curl_multi_add_handle(multi, slots[i].easy);
+    }
     while (running) {
         int wait = -1;
         if (timer_end >= 0) {
@@ -114,9 +154,9 @@ static long run(struct slot *slots, int in_flight, double seconds, size_t body_s
             timer_end = -1.0;
             curl_multi_socket_action(multi, CURL_SOCKET_TIMEOUT, 0, &unused);
         }
-        ended += finish(body_size, end, &running);
+        running -= finish(&found);
     }
-    return ended;
+    return found;
 }
 
 static CURL *make(struct slot *slot, char **argv) {
@@ -140,7 +180,8 @@ int main(int argc, char **argv) {
     if (argc != 10)
         fail("usage", "nine arguments, see the source");
     int in_flight = atoi(argv[2]), core = atoi(argv[5]);
-    size_t body_size = strtoul(argv[6], NULL, 10);
+    body = argv[6];
+    body_size = strlen(body);
     if (core >= 0) {
         cpu_set_t cores;
         CPU_ZERO(&cores);
@@ -163,11 +204,10 @@ int main(int argc, char **argv) {
     for (int i = 0; i < in_flight; i++)
         slots[i].easy = make(&slots[i], argv);
 
-    run(slots, in_flight, atof(argv[4]), body_size);
-    double begun = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
-    long requests = run(slots, in_flight, atof(argv[3]), body_size);
-    printf("{\"requests\": %ld, \"seconds\": %.9f, \"cpu_seconds\": %.9f}\n", requests,
-           now(CLOCK_MONOTONIC) - begun, now(CLOCK_PROCESS_CPUTIME_ID) - cpu);
+    run(slots, in_flight, atof(argv[4])); /* the warm-up */
+    struct measurement found = run(slots, in_flight, atof(argv[3]));
+    printf("{\"requests\": %ld, \"seconds\": %.9f, \"cpu_seconds\": %.9f}\n", found.requests,
+           found.seconds, found.cpu);
 
     for (int i = 0; i < in_flight; i++)
         curl_easy_cleanup(slots[i].easy);

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from benchmarks.clients import Options
+from benchmarks.clients.session import Options
 
 _SOURCE: Final = Path(__file__).with_suffix(".c")
 
@@ -30,26 +30,43 @@ def versions() -> dict[str, str]:
     return {"libcurl in C": _ask("curl-config", "--version").removeprefix("libcurl ")}
 
 
-def command(
-    url: str,
-    options: Options,
-    seconds: float,
-    warm_up: float,
-    core: int | None,
-    body_size: int,
-) -> list[str]:
+class Load(NamedTuple):
+    """What the program is to do: GETs of one URL, so many in flight.
+
+    Attributes:
+        url: which.
+        options: as of a session.
+        seconds: of the measurement.
+        warm_up: seconds before it.
+        core: to which the program pins itself; None leaves that to the system.
+        body: of every response.
+    """
+
+    url: str
+    options: Options
+    seconds: float
+    warm_up: float
+    core: int | None
+    body: str
+
+
+def command(load: Load) -> list[str]:
     """Build the program if that has not been done; the arguments to run it with.
+
+    It prints one line of JSON, ``{"requests": …, "seconds": …, "cpu_seconds": …}``, and ends with
+    another code than 0, and a word on stderr, where a response is not as it should be.
 
     Raises:
         RuntimeError: the compiler refuses.
     """
+    options = load.options
     arguments = [
-        url,
+        load.url,
         options.in_flight,
-        seconds,
-        warm_up,
-        -1 if core is None else core,
-        body_size,
+        load.seconds,
+        load.warm_up,
+        -1 if load.core is None else load.core,
+        load.body,
         2 if options.http2 else 1,
         options.proxy or "",
         options.ca_file or "",

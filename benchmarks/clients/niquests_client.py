@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 import niquests
 
-from benchmarks.clients import Options
 from benchmarks.clients.chunks import chunks
+from benchmarks.clients.session import Download, Options
+from benchmarks.servers.content import REQUEST_ID
 
 
 class _Session:
@@ -18,13 +19,20 @@ class _Session:
     async def get(self, url: str) -> tuple[int, bytes]:
         return await self._answer(await self._session.get(url))
 
-    async def download(self, url: str) -> tuple[int, int]:
+    async def get_varied(self, url: str, headers: dict[str, str]) -> tuple[int, bytes, str | None]:
+        response = await self._session.get(url, headers=headers)
+        status, body = await self._answer(response)
+        return status, body, response.headers.get(REQUEST_ID)
+
+    async def download(self, url: str) -> Download:
         size = 0
+        first = chunk = b""
         response = await self._session.get(url, stream=True)
         await self._session.gather(response)
         async for chunk in await response.iter_content():
+            first = first or chunk
             size += len(chunk)
-        return _status(response), size
+        return Download(_status(response), size, first, chunk)
 
     async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
         return await self._answer(await self._session.post(url, data=body))

@@ -1,7 +1,7 @@
 """pycurl.AsyncCurlMulti, bare: handles that are used again, and what came out of them.
 
-No request or response objects, no headers that anybody could read: less than a client does, and so
-a mark for what pycurl's own loop costs.
+No request or response objects, and headers only where they are asked for, as lines: less than a
+client does, and so a mark for what pycurl's own loop costs.
 """
 
 from __future__ import annotations
@@ -12,40 +12,52 @@ from io import BytesIO
 
 import pycurl
 
-from benchmarks.clients import Options
+from benchmarks.clients.session import Download, Options
+from benchmarks.servers.content import REQUEST_ID
 
+# libcurl's own 16 KiB would mean as many calls of Python again; larger ones leave the cache.
+_DOWNLOAD_BUFFER = 512 << 10
 # The most that libcurl takes.
-_DOWNLOAD_BUFFER = 10 << 20
 _UPLOAD_BUFFER = 2 << 20
+_REQUEST_ID = f"{REQUEST_ID.lower()}:".encode()
 
 
 class _Session:
     def __init__(self, multi: pycurl.AsyncCurlMulti, options: Options) -> None:
         self._multi = multi
         self._options = options
-        self._getters: list[pycurl.Curl] = []
+        self._idle: list[pycurl.Curl] = []
 
     async def get(self, url: str) -> tuple[int, bytes]:
-        curl = self._getters.pop() if self._getters else self._new()
-        body = BytesIO()
-        curl.setopt(pycurl.URL, url)
-        curl.setopt(pycurl.WRITEDATA, body)
-        await self._multi.add_handle(curl)
-        self._getters.append(curl)
-        return curl.getinfo(pycurl.RESPONSE_CODE), body.getvalue()
+        return await self._get(self._taken(), url)
 
-    async def download(self, url: str) -> tuple[int, int]:
+    async def get_varied(self, url: str, headers: dict[str, str]) -> tuple[int, bytes, str | None]:
+        curl = self._taken()
+        lines: list[bytes] = []
+        curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
+        curl.setopt(pycurl.HEADERFUNCTION, lines.append)
+        status, body = await self._get(curl, url)
+        curl.unsetopt(pycurl.HTTPHEADER)
+        curl.unsetopt(pycurl.HEADERFUNCTION)
+        for line in lines:
+            if line.lower().startswith(_REQUEST_ID):
+                return status, body, line[len(_REQUEST_ID) :].strip().decode("latin-1")
+        return status, body, None
+
+    async def download(self, url: str) -> Download:
         size = 0
+        first = last = b""
 
         def take(chunk: bytes) -> None:
-            nonlocal size
+            nonlocal size, first, last
+            first = first or chunk
+            last = chunk
             size += len(chunk)
 
         curl = self._new()
         curl.setopt(pycurl.URL, url)
-        curl.setopt(pycurl.BUFFERSIZE, _DOWNLOAD_BUFFER)
         curl.setopt(pycurl.WRITEFUNCTION, take)
-        return await self._once(curl), size
+        return Download(await self._once(curl), size, first, last)
 
     async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
         curl = self._new()
@@ -58,6 +70,18 @@ class _Session:
         curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(chunk) * count)
         curl.setopt(pycurl.READFUNCTION, _Chunks(chunk, count).read)
         return await self._upload(curl, url)
+
+    def _taken(self) -> pycurl.Curl:
+        """A handle that nobody uses; `_get` puts it back."""
+        return self._idle.pop() if self._idle else self._new()
+
+    async def _get(self, curl: pycurl.Curl, url: str) -> tuple[int, bytes]:
+        body = BytesIO()
+        curl.setopt(pycurl.URL, url)
+        curl.setopt(pycurl.WRITEDATA, body)
+        await self._multi.add_handle(curl)
+        self._idle.append(curl)
+        return curl.getinfo(pycurl.RESPONSE_CODE), body.getvalue()
 
     async def _upload(self, curl: pycurl.Curl, url: str) -> tuple[int, bytes]:
         answer = BytesIO()
@@ -79,6 +103,7 @@ class _Session:
     def _new(self) -> pycurl.Curl:
         curl = pycurl.Curl()
         options = self._options
+        curl.setopt(pycurl.BUFFERSIZE, _DOWNLOAD_BUFFER)
         if options.http2:
             curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
             # A request that could share a connection waits for the handshake instead.
@@ -92,7 +117,7 @@ class _Session:
         return curl
 
     def close(self) -> None:
-        for curl in self._getters:
+        for curl in self._idle:
             curl.close()
 
 

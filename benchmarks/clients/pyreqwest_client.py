@@ -11,7 +11,8 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.request import RequestBuilder
 
-from benchmarks.clients import Body, Options
+from benchmarks.clients.session import Body, Download, Options
+from benchmarks.servers.content import REQUEST_ID
 
 
 class _Session:
@@ -21,12 +22,21 @@ class _Session:
     async def get(self, url: str) -> tuple[int, Body]:
         return await _whole(self._client.get(url))
 
-    async def download(self, url: str) -> tuple[int, int]:
+    async def get_varied(self, url: str, headers: dict[str, str]) -> tuple[int, Body, str | None]:
+        response = await self._client.get(url).headers(headers).build().send()
+        body = memoryview(await response.bytes())
+        return response.status, body, response.get_header(REQUEST_ID)
+
+    async def download(self, url: str) -> Download:
         size = 0
+        first: Body = b""
+        last: Body = b""
         async with self._client.get(url).build_streamed() as response:
             while (chunk := await response.body_reader.read_chunk()) is not None:
+                first = first or chunk
+                last = chunk
                 size += len(chunk)
-        return response.status, size
+        return Download(response.status, size, memoryview(first), memoryview(last))
 
     async def post(self, url: str, body: bytes) -> tuple[int, Body]:
         return await _whole(self._client.post(url).body_bytes(body))

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from tornado.util import import_object
 
-from benchmarks.clients import Options
 from benchmarks.clients.fetching import FetchSession
+from benchmarks.clients.session import Options
 
 _BACKENDS = {
     "curl": "tornado.curl_httpclient.CurlAsyncHTTPClient",
@@ -35,16 +35,16 @@ class _Session(FetchSession):
 
 
 @asynccontextmanager
-async def open_session(options: Options, backend: str) -> AsyncIterator[_Session]:
-    """Open a client of `backend`, "curl" or "simple"."""
+async def open_session(options: Options, name: str) -> AsyncIterator[_Session]:
+    """Open a client of "curl" or "simple"."""
     defaults: dict[str, Any] = {"ca_certs": options.ca_file}
     if options.proxy is not None:
         proxy = urlsplit(options.proxy)
         defaults |= {"proxy_host": proxy.hostname, "proxy_port": proxy.port}
-    limits: dict[str, Any] = {"max_clients": options.in_flight}
-    if backend == "simple":
-        limits |= {"max_body_size": _LARGEST_BODY, "max_buffer_size": _LARGEST_BODY}
-    client = import_object(_BACKENDS[backend])(force_instance=True, defaults=defaults, **limits)
+    limits: dict[str, Any] = {"max_clients": options.in_flight, "max_body_size": _LARGEST_BODY}
+    if name == "simple":
+        limits["max_buffer_size"] = _LARGEST_BODY
+    client = import_object(_BACKENDS[name])(force_instance=True, defaults=defaults, **limits)
     try:
         yield _Session(client, _LONG_SECONDS)
     finally:

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from itertools import repeat
 from typing import Any
 
-from benchmarks.clients import Options
 from benchmarks.clients.fetching import FetchSession
+from benchmarks.clients.session import Options
 from whimbrel.util import import_object
 
 _BACKENDS = {
@@ -26,15 +26,20 @@ class _Session(FetchSession):
         )
 
 
+def backend(name: str) -> Any:
+    """The client class of "curl" or "simple"."""
+    return import_object(_BACKENDS[name])
+
+
 @asynccontextmanager
-async def open_session(options: Options, backend: str) -> AsyncIterator[_Session]:
-    """Open a client of `backend`, "curl" or "simple"."""
+async def open_session(options: Options, name: str) -> AsyncIterator[_Session]:
+    """Open a client of the backend that is called so."""
     defaults: dict[str, Any] = {
         "ca_certs": options.ca_file,
         "http_version": "2" if options.http2 else "1.1",
         "proxy": options.proxy,
     }
-    async with import_object(_BACKENDS[backend])(
+    async with backend(name)(
         force_instance=True, max_clients=options.in_flight, max_body_size=0, defaults=defaults
     ) as client:
         yield _Session(client, longest=0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import wreq
 
-from benchmarks.clients import Body, Options
-from benchmarks.clients.chunks import chunks
+from benchmarks.clients.session import Body, Download, Options
+from benchmarks.servers.content import REQUEST_ID
 
 
 class _Session:
@@ -21,12 +22,20 @@ class _Session:
         async with self._client.get(url) as response:
             return response.status.as_int(), await response.bytes()
 
-    async def download(self, url: str) -> tuple[int, int]:
+    async def get_varied(self, url: str, headers: dict[str, str]) -> tuple[int, Body, str | None]:
+        async with self._client.get(url, headers=headers) as response:
+            value = response.headers.get(REQUEST_ID)
+            text = None if value is None else str(value, "latin-1")
+            return response.status.as_int(), await response.bytes(), text
+
+    async def download(self, url: str) -> Download:
         size = 0
+        first = chunk = b""
         async with self._client.get(url) as response, response.stream() as stream:
             async for chunk in stream:
+                first = first or chunk
                 size += len(chunk)
-            return response.status.as_int(), size
+            return Download(response.status.as_int(), size, first, chunk)
 
     async def post(self, url: str, body: bytes) -> tuple[int, Body]:
         async with self._client.post(url, body=body) as response:
@@ -34,7 +43,7 @@ class _Session:
 
     async def post_chunks(self, url: str, chunk: bytes, count: int) -> tuple[int, Body]:
         length = {"Content-Length": str(len(chunk) * count)}
-        async with self._client.post(url, headers=length, body=chunks(chunk, count)) as response:
+        async with self._client.post(url, headers=length, body=repeat(chunk, count)) as response:
             return response.status.as_int(), await response.bytes()
 
 

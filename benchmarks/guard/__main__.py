@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.guard.measure import BACKENDS, BARE, instructions, missing, system_calls
+from benchmarks.guard.measure import BARE, CASES, instructions, missing, system_calls
 from benchmarks.guard.numbers import (
     PYTHON,
     Calls,
@@ -50,18 +50,13 @@ def _instructions(expected: Expected, found: Instructions) -> str:
     version = expected.version()
     then = expected.instructions[version]
     rows = [[BARE, f"{found[BARE]:,.0f}", f"{then[BARE]:,.0f}", "1", "1", ""]]
-    for backend in BACKENDS:
-        now, before = cost(found, backend), cost(then, backend)
-        rows.append(
-            [
-                backend,
-                f"{found[backend]:,.0f}",
-                f"{then[backend]:,.0f}",
-                f"{now:.2f}",
-                f"{before:.2f}",
-                f"{now / before - 1:+.1%}",
-            ]
-        )
+    for case in CASES:
+        now = cost(found, case)
+        row = [case, f"{found[case]:,.0f}", "", f"{now:.2f}", "", ""]
+        if case in then:
+            before = cost(then, case)
+            row[2], row[4:] = f"{then[case]:,.0f}", [f"{before:.2f}", f"{now / before - 1:+.1%}"]
+        rows.append(row)
     old = "recorded" if version == PYTHON else f"recorded on {version}"
     return table(["", "now", old, "x bare now", f"x bare {old}", "change"], rows)
 
@@ -69,15 +64,11 @@ def _instructions(expected: Expected, found: Instructions) -> str:
 def _calls(expected: Expected, found: Calls) -> str:
     then = expected.system_calls
     kinds = sorted({kind for calls in (found, then) for each in calls.values() for kind in each})
-    head = ["", *(f"{backend} {when}" for backend in BACKENDS for when in ("now", "recorded"))]
+    head = ["", *(f"{case} {when}" for case in CASES for when in ("now", "recorded"))]
     rows = [
         [
             kind,
-            *(
-                f"{calls[backend].get(kind, 0):g}"
-                for backend in BACKENDS
-                for calls in (found, then)
-            ),
+            *(f"{calls.get(case, {}).get(kind, 0):g}" for case in CASES for calls in (found, then)),
         ]
         for kind in kinds
     ]

@@ -2,8 +2,10 @@
 
     python -m benchmarks.guard.load WHAT URL COUNT [SWITCH]
 
-WHAT is "curl" or "simple", or "bare": the same exchange written by hand, on a socket and the loop
-and nothing else. SWITCH is the library made of switch.c, for a run in callgrind.
+WHAT is "curl" or "simple", for one URL over and over; either with " varied" behind it, for requests
+of which each has a URL and a header of its own, and that header in its response, where it is read;
+or "bare": the exchange of one URL written by hand, on a socket and the loop and nothing else.
+SWITCH is the library made of switch.c, for a run in callgrind.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import itertools
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +22,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
-from benchmarks.guard.server import BODY
+from benchmarks.guard.server import BODY, REQUEST_ID
 
 Fetch = Callable[[], Awaitable[None]]
 
@@ -27,19 +30,27 @@ _WARM_UP: Final = 30
 
 
 @asynccontextmanager
-async def _whimbrel(backend: str, url: str) -> AsyncIterator[Fetch]:
+async def _whimbrel(backend: str, load: str, url: str) -> AsyncIterator[Fetch]:
     from whimbrel.httpclient import AsyncHTTPClient
 
     AsyncHTTPClient.configure(backend)
     # How often it looks again depends on how fast the machine is, and is nothing to count.
     async with AsyncHTTPClient(force_instance=True, busy_poll=0) as client:
+        numbers = itertools.count(1_000_000)  # of seven digits, so that all are equally long
 
         async def fetch() -> None:
             response = await client.fetch(url)
             assert response.code == 200
             assert response.body == BODY
 
-        yield fetch
+        async def fetch_varied() -> None:
+            number = str(next(numbers))
+            response = await client.fetch(f"{url}{number}", headers={REQUEST_ID: number})
+            assert response.code == 200
+            assert response.headers[REQUEST_ID] == number
+            assert response.body == BODY
+
+        yield fetch_varied if load == "varied" else fetch
 
 
 @asynccontextmanager
@@ -73,7 +84,8 @@ async def _bare(url: str) -> AsyncIterator[Fetch]:
 
 async def _run(what: str, url: str, count: int, switch: str | None) -> None:
     library = ctypes.CDLL(switch) if switch else None
-    async with _bare(url) if what == "bare" else _whimbrel(what, url) as fetch:
+    backend, _, load = what.partition(" ")
+    async with _bare(url) if what == "bare" else _whimbrel(backend, load, url) as fetch:
         await _repeat(fetch, _WARM_UP)
         # What there is now is not looked through again: whether a full collection falls into the
         # count or not would make a difference.

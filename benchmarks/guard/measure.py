@@ -16,7 +16,8 @@ from typing import Final
 
 from benchmarks.guard.server import running
 
-BACKENDS: Final = ("curl", "simple")
+CASES: Final = ("curl", "simple", "curl varied", "simple varied")
+"""Backends, and the load where it is not the one of a single URL; see load.py."""
 BARE: Final = "bare"
 """The exchange without a client, whose cost is the unit: one Python version, built in two ways,
 takes numbers of instructions for the same code that differ by a tenth."""
@@ -61,8 +62,8 @@ def missing() -> list[str]:
     ]
 
 
-def instructions(backends: Sequence[str] = BACKENDS) -> dict[str, float]:
-    """Instructions for a keep-alive request, outside the kernel: of `backends`, and of `BARE`.
+def instructions(cases: Sequence[str] = CASES) -> dict[str, float]:
+    """Instructions for a keep-alive request, outside the kernel: of `cases`, and of `BARE`.
 
     Raises:
         RuntimeError: a program failed.
@@ -72,12 +73,12 @@ def instructions(backends: Sequence[str] = BACKENDS) -> dict[str, float]:
         switch = f"{folder}/switch.so"
         _run(["cc", "-O1", "-shared", "-fPIC", "-o", switch, str(_SWITCH)])
         found = {}
-        for what in (BARE, *backends):
+        for what in (BARE, *cases):
             _run(_load(what, url, 1))  # what is compiled is stored: callgrind is slow
             words = _run(
                 [
                     *("valgrind", "--tool=callgrind", "--instr-atstart=no"),
-                    f"--callgrind-out-file={folder}/{what}",
+                    f"--callgrind-out-file={folder}/out",
                     *_load(what, url, _INSTRUCTION_REQUESTS),
                     switch,
                 ]
@@ -89,28 +90,28 @@ def instructions(backends: Sequence[str] = BACKENDS) -> dict[str, float]:
         return found
 
 
-def system_calls(backends: Sequence[str] = BACKENDS) -> dict[str, dict[str, float]]:
-    """System calls for a keep-alive request, by backend and kind; a kind that is not there is 0.
+def system_calls(cases: Sequence[str] = CASES) -> dict[str, dict[str, float]]:
+    """System calls for a keep-alive request, by case and kind; a kind that is not there is 0.
 
     Raises:
         RuntimeError: a program failed.
         subprocess.TimeoutExpired: one hung.
     """
     with running() as url:
-        return {backend: _system_calls(backend, url) for backend in backends}
+        return {case: _system_calls(case, url) for case in cases}
 
 
-def _system_calls(backend: str, url: str) -> dict[str, float]:
-    few, many = (_trace(backend, url, count) for count in (_FEW_REQUESTS, _MANY_REQUESTS))
+def _system_calls(case: str, url: str) -> dict[str, float]:
+    few, many = (_trace(case, url, count) for count in (_FEW_REQUESTS, _MANY_REQUESTS))
     requests = _MANY_REQUESTS - _FEW_REQUESTS
     each = {name: round((many[name] - few[name]) / requests, 1) for name in sorted(many | few)}
     return {name: count for name, count in each.items() if count}
 
 
-def _trace(backend: str, url: str, count: int) -> Counter[str]:
+def _trace(case: str, url: str, count: int) -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        _run(["strace", "-f", "-qq", "-o", str(log), *_load(backend, url, count)])
+        _run(["strace", "-f", "-qq", "-o", str(log), *_load(case, url, count)])
         return Counter(kinds(log.read_text(errors="replace")))
 
 

@@ -27,11 +27,12 @@ LIMITS: Final = {
 """System calls for a keep-alive request that no update of numbers.json may exceed, by backend."""
 # Of calls that belong to no single request, such as those of malloc.
 _STRAY_CALLS: Final = 0.25
+_UNKNOWN: Final = "nothing is recorded; run `python -m benchmarks.guard --update`"
 
 Instructions = Mapping[str, float]
-"""For a request: of each backend, and of the bare exchange."""
+"""For a request: of each case, and of the bare exchange."""
 Calls = Mapping[str, Mapping[str, float]]
-"""For a request, by backend and kind."""
+"""For a request, by case and kind."""
 
 
 class Expected(NamedTuple):
@@ -56,7 +57,7 @@ class Expected(NamedTuple):
         rounded = {what: round(count) for what, count in instructions.items()}
         return Expected(
             {**self.instructions, PYTHON: rounded},
-            {backend: dict(found) for backend, found in calls.items()},
+            {case: dict(found) for case, found in calls.items()},
             {**self.recorded_with, PYTHON: setting()},
         )
 
@@ -82,15 +83,15 @@ class Verdict(NamedTuple):
     notes: list[str]
 
 
-def cost(instructions: Instructions, backend: str) -> float:
-    """How many bare exchanges a request of `backend` is worth."""
-    return instructions[backend] / instructions[BARE]
+def cost(instructions: Instructions, case: str) -> float:
+    """How many bare exchanges a request of `case` is worth."""
+    return instructions[case] / instructions[BARE]
 
 
 def judge_instructions(
     expected: Expected, found: Instructions, python: str = PYTHON, margin: float = MARGIN
 ) -> Verdict:
-    """Compare the instructions for a request, of the backends that were counted.
+    """Compare the instructions for a request, of the cases that were counted.
 
     `python` is the version, such as "3.11", and `margin` what is let pass on a known one.
     """
@@ -102,11 +103,14 @@ def judge_instructions(
             f"no numbers for Python {python}: compared with those of {version}, which lets"
             f" {margin:.0%} pass; run `python -m benchmarks.guard --update`"
         )
-    for backend in sorted(found.keys() - {BARE}):
-        change = cost(found, backend) / cost(expected.instructions[version], backend) - 1
+    for case in sorted(found.keys() - {BARE}):
+        if case not in expected.instructions[version]:
+            failures.append(f"{case}: {_UNKNOWN}")
+            continue
+        change = cost(found, case) / cost(expected.instructions[version], case) - 1
         words = (
-            f"{backend}: {found[backend]:,.0f} instructions for a request,"
-            f" {cost(found, backend):.2f} x the bare exchange, {change:+.1%} against"
+            f"{case}: {found[case]:,.0f} instructions for a request,"
+            f" {cost(found, case):.2f} x the bare exchange, {change:+.1%} against"
             f" {expected.recorded_with[version]}"
         )
         if change > margin:
@@ -117,13 +121,17 @@ def judge_instructions(
 
 
 def judge_calls(expected: Calls, found: Calls) -> Verdict:
-    """Compare the system calls for a request, of the backends that were counted."""
+    """Compare the system calls for a request, of the cases that were counted."""
     failures, notes = [], []
-    for backend in sorted(found):
-        for kind in sorted({*found[backend], *expected[backend], *LIMITS[backend]}):
-            now, then = found[backend].get(kind, 0.0), expected[backend].get(kind, 0.0)
-            limit = LIMITS[backend].get(kind)
-            words = f"{backend}: {now:g} {kind} for a request"
+    for case in sorted(found):
+        if case not in expected:
+            failures.append(f"{case}: {_UNKNOWN}")
+            continue
+        limits = LIMITS[case.partition(" ")[0]]
+        for kind in sorted({*found[case], *expected[case], *limits}):
+            now, then = found[case].get(kind, 0.0), expected[case].get(kind, 0.0)
+            limit = limits.get(kind)
+            words = f"{case}: {now:g} {kind} for a request"
             if limit is not None and now > limit + _STRAY_CALLS:
                 failures.append(f"{words}, and {limit} is the limit")
             elif now > then + _STRAY_CALLS:

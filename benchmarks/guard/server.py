@@ -1,9 +1,13 @@
-"""A server with one answer, in a process of its own."""
+"""A server with one answer, in a process of its own.
+
+It has the request's `REQUEST_ID` where there is one, and is always the same otherwise.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,15 +18,17 @@ from typing import Final
 
 BODY: Final = b"abcdefghijklmnopqrstuvwxyz01"
 
-_ANSWER: Final = (
+REQUEST_ID: Final = "X-Request-Id"
+
+_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\n"
     b"Server: canned\r\n"
     b"Date: Mon, 01 Jan 2024 00:00:00 GMT\r\n"
     b"Content-Type: text/plain\r\n"
     b"Content-Length: %d\r\n"
-    b"Connection: keep-alive\r\n"
-    b"\r\n%b" % (len(BODY), BODY)
+    b"Connection: keep-alive\r\n" % len(BODY)
 )
+_REQUEST_ID: Final = re.compile(rb"\r\n%b: [^\r]+" % REQUEST_ID.encode())
 # Before every answer. The client shall be asleep when it comes: were it a race, the number of its
 # system calls, and of its turns of the loop, would be another one each time. valgrind is slow.
 _LATE_SECONDS: Final = 0.01
@@ -68,9 +74,11 @@ def _serve(connection: socket.socket) -> None:
     while received := connection.recv(65536):
         head += received
         if head.endswith(b"\r\n\r\n"):
+            sent = _REQUEST_ID.search(head)
+            echoed = sent[0].removeprefix(b"\r\n") + b"\r\n" if sent else b""
             head = b""
             time.sleep(_LATE_SECONDS)
-            connection.sendall(_ANSWER)
+            connection.sendall(_HEAD + echoed + b"\r\n" + BODY)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class ClientScenario:
     def cannot(self, entrant: str) -> str | None:
         client = CLIENTS[entrant]
         if client.command is not None and (self.work != "get" or self.proxy or self.axis):
-            return "it is a program for small GETs"
+            return "it is a program for small GETs of one URL"
         if self.axis == "proxies" and entrant not in EACH_PROXY:
             return "it has no proxy for each request"
         lacks = sorted(self.features - client.features)
@@ -170,7 +170,6 @@ class ClientScenario:
             "client": entrant,
             "work": self.work,
             "urls": [servers.urls[self.role] + self.path],
-            "warm_url": servers.urls[self.role] + ("/now" if self.role == "raw" else "/"),
             "in_flight": self.in_flight,
             "options": {
                 "in_flight": self.in_flight,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from benchmarks.clients import FEW
 from benchmarks.each_proxy import CLIENTS as EACH_PROXY
 from benchmarks.results import BYTES
 from benchmarks.scenarios.base import ClientScenario, megabytes_per_second
@@ -14,7 +15,6 @@ from benchmarks.servers import Servers
 from benchmarks.servers.content import SIZES
 from benchmarks.work import Task
 
-_ENTRANTS: Final = ("whimbrel curl", "whimbrel simple", "aiohttp")
 IN_FLIGHT: Final = (1, 10, 100, 1000, 5000, 10_000)
 HOSTS: Final = (1, 10, 100, 1000)
 PROXIES: Final = (1, 10, 50, 200)
@@ -32,7 +32,12 @@ def _in_flight(task: Task, point: int, servers: Servers) -> Task:
 
 
 def _size(task: Task, point: int, servers: Servers) -> Task:
-    return {**task, "urls": [f"{servers.urls['plain']}/zeros/{point}"], "size": point}
+    return {
+        **task,
+        "urls": [f"{servers.urls['plain']}/zeros/{point}"],
+        "size": point,
+        "at_least": 1,
+    }
 
 
 def _hosts(task: Task, point: int, servers: Servers) -> Task:
@@ -61,7 +66,7 @@ GROWTH: Final = (
         points=IN_FLIGHT,
         quick=(1, 100, 5000),
         at=_in_flight,
-        entrants=_ENTRANTS,
+        entrants=FEW,
         patience=120.0,
     ),
     ClientScenario(
@@ -76,7 +81,7 @@ GROWTH: Final = (
         points=SIZES,
         quick=(),
         at=_size,
-        entrants=_ENTRANTS,
+        entrants=FEW,
     ),
     ClientScenario(
         "growth-hosts",
@@ -86,7 +91,7 @@ GROWTH: Final = (
         points=HOSTS,
         quick=(),
         at=_hosts,
-        entrants=_ENTRANTS,
+        entrants=FEW,
     ),
     ClientScenario(
         "growth-proxies",

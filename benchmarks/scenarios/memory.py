@@ -20,7 +20,7 @@ def _kibibytes(sample: Sample, task: Task) -> float:
 def _growth(sample: Sample, task: Task) -> float:
     """From the end of the first tenth, which is the warm-up, to the end."""
     sizes = sample["memory"]
-    return float((sizes[-1] - sizes[len(sizes) // 10]) / _MIB)
+    return float((sizes[-1] - sizes[len(sizes) // 10 - 1]) / _MIB)
 
 
 MEMORY: Final = (

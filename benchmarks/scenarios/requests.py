@@ -25,6 +25,12 @@ REQUESTS: Final = (
     _get(100),
     _get(1000),
     ClientScenario(
+        "get-100-varied",
+        "small GET, keep-alive, 100 in flight, each with a URL and a header of its own",
+        work="varied",
+        path="/varied/",
+    ),
+    ClientScenario(
         "https",
         "small GET, HTTPS keep-alive, 100 in flight",
         role="tls",
@@ -59,7 +65,7 @@ REQUESTS: Final = (
     ClientScenario(
         "tunnel",
         "small GET, HTTPS through CONNECT, 100 in flight",
-        role="tls",
+        role="tunneled",
         proxy="tunnel",
         features=frozenset({"tls", "connect"}),
     ),

@@ -2,14 +2,16 @@
 
 | role        | what                                                                         |
 |-------------|------------------------------------------------------------------------------|
-| plain       | an origin over HTTP/1.1: / is `BODY`, /zeros/N are N bytes, N from `SIZES`   |
+| plain       | an origin over HTTP/1.1: / is `BODY`, /zeros/N are N bytes, N from `SIZES`;  |
+|             | /varied/N is `BODY` for any N, with the request's `REQUEST_ID`               |
 | tls         | the same with TLS                                                            |
-| http2       | / with TLS, HTTP/2                                                           |
+| http2       | / with TLS, HTTP/2 and nothing else                                          |
 | closing     | / on a connection that is closed after every response                        |
 | closing_tls | the same with TLS                                                            |
 | hosts       | / at every address of 127.0.0.0/8                                            |
 | proxy       | a forward proxy for http, at every address of 127.0.0.0/8                    |
-| tunnel      | a proxy for CONNECT to tls                                                   |
+| tunnel      | a proxy for CONNECT to tunneled                                              |
+| tunneled    | tls, by a URL that leads nowhere without the proxy                           |
 | raw         | swallows uploads, and holds responses back; see `benchmarks.servers.raw`     |
 
 nginx plays the first seven where it is found; our own origin has fewer of them.
@@ -71,12 +73,13 @@ def running_servers(
             urls = stack.enter_context(nginx(program, core, folder))
         port = urlsplit(urls["tls"]).port
         assert port is not None
-        tunnel_name, urls["tunnel"] = stack.enter_context(tunnel(port, proxy_core, folder))
+        connect = stack.enter_context(tunnel(port, proxy_core, folder))
+        urls |= {"tunnel": connect.url, "tunneled": connect.origin}
         command = run_module("benchmarks.servers.raw", core)
         urls["raw"] = stack.enter_context(running_line(command, "the raw server"))
         names = {
             "origin, and proxy for http": origin,
-            "proxy for CONNECT": tunnel_name,
+            "proxy for CONNECT": connect.name,
             "uploads, held responses": "bare sockets in Python",
         }
         yield Servers(names, urls, str(ca_file))

@@ -7,6 +7,9 @@ from typing import Final
 BODY: Final = b"whimbrel: twenty-eight bytes"
 assert len(BODY) == 28
 
+REQUEST_ID: Final = "X-Request-Id"
+"""A header that every request below /varied/ has, each with another value, and its response too."""
+
 KB: Final = 1000
 MB: Final = 1000 * KB
 GB: Final = 1000 * MB

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.servers.certificate import CERTIFICATE, KEY
-from benchmarks.servers.content import BODY, SIZES
+from benchmarks.servers.content import BODY, REQUEST_ID, SIZES
 from benchmarks.servers.process import free_ports, raise_file_limit, running
 
 # One process without a master, so that one call pins all of it.
@@ -45,10 +45,12 @@ http {{
         listen 127.0.0.1:{plain} backlog=4096;
         listen 127.0.0.1:{tls} ssl backlog=4096;
         location = / {{ return 200 "{body}"; }}
+        location /varied/ {{ add_header {request_id} ${request_id_variable}; return 200 "{body}"; }}
         location /zeros/ {{ root {folder}; }}
     }}
     server {{
         listen 127.0.0.1:{http2} ssl http2 backlog=4096;
+        if ($server_protocol != "HTTP/2.0") {{ return 400; }}
         location = / {{ return 200 "{body}"; }}
     }}
     server {{
@@ -105,6 +107,8 @@ def nginx(program: str, core: int | None, folder: Path) -> Iterator[dict[str, st
             files=files,
             connections=files * 3 // 4,
             body=BODY.decode(),
+            request_id=REQUEST_ID,
+            request_id_variable=f"http_{REQUEST_ID.lower().replace('-', '_')}",
             **ports,
         )
     )

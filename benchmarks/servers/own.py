@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.servers.certificate import CERTIFICATE, KEY
-from benchmarks.servers.content import BODY
+from benchmarks.servers.content import BODY, REQUEST_ID
 from benchmarks.servers.process import core_of, pin, raise_file_limit
 from whimbrel.testing import Handler, Limits, OriginServer, Reply, Request
 
@@ -28,6 +28,10 @@ _PIECE: Final = bytes(256 * 1024)
 
 async def _small(request: Request) -> Reply:
     return Reply(200, BODY)
+
+
+async def _varied(request: Request) -> Reply:
+    return Reply(200, BODY, [(REQUEST_ID, request.head.get(REQUEST_ID) or "")])
 
 
 async def _zeros(request: Request) -> Reply:
@@ -56,7 +60,7 @@ def _context() -> ssl.SSLContext:
 
 
 async def _serve() -> None:
-    routes: dict[str, Handler] = {"/": _small, "/zeros": _zeros}
+    routes: dict[str, Handler] = {"/": _small, "/varied": _varied, "/zeros": _zeros}
     limits = Limits(connections=raise_file_limit())
     async with (
         OriginServer(routes=routes, limits=limits) as plain,

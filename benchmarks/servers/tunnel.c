@@ -1,9 +1,10 @@
 /* A proxy that knows CONNECT only, to one port of 127.0.0.1, in one thread over epoll: as little work
  * between the two ends as there can be, since it shares a core with one of them.
  *
- *     tunnel ORIGIN_PORT CORE
+ *     tunnel NAMED_PORT ORIGIN_PORT CORE
  *
- * listens on a free port of 127.0.0.1 and prints it; CORE may be "-" for wherever the system likes.
+ * listens on a free port of 127.0.0.1 and prints it. A CONNECT has to name NAMED_PORT, and leads to
+ * ORIGIN_PORT. CORE may be "-" for wherever the system likes.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -169,13 +170,13 @@ int main(int argc, char **argv) {
     struct rlimit files;
     socklen_t length = sizeof address;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), origin_port;
-    if (argc != 3) return 2;
-    origin_port = atoi(argv[1]);
-    snprintf(wanted, sizeof wanted, ":%d ", origin_port);
-    if (strcmp(argv[2], "-")) {
+    if (argc != 4) return 2;
+    origin_port = atoi(argv[2]);
+    snprintf(wanted, sizeof wanted, ":%d ", atoi(argv[1]));
+    if (strcmp(argv[3], "-")) {
         cpu_set_t cores;
         CPU_ZERO(&cores);
-        CPU_SET(atoi(argv[2]), &cores);
+        CPU_SET(atoi(argv[3]), &cores);
         if (sched_setaffinity(0, sizeof cores, &cores)) fail("sched_setaffinity");
     }
     signal(SIGPIPE, SIG_IGN);

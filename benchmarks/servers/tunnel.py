@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from benchmarks.servers.process import (
     core_argument,
@@ -29,10 +29,28 @@ from whimbrel.testing import Limits, ProxyServer
 _SOURCE: Final = Path(__file__).with_suffix(".c")
 _MODULE: Final = "benchmarks.servers.tunnel"
 
+NAMED_PORT: Final = 1
+"""What a CONNECT to the one in C has to name. Nobody listens there (it was tcpmux's), so whoever
+does not go through the tunnel arrives nowhere."""
+
+
+class Tunnel(NamedTuple):
+    """What runs.
+
+    Attributes:
+        name: what it is.
+        url: of the proxy.
+        origin: of what is reached through it; through the one in C alone.
+    """
+
+    name: str
+    url: str
+    origin: str
+
 
 @contextlib.contextmanager
-def tunnel(origin_port: int, core: int | None, folder: Path) -> Iterator[tuple[str, str]]:
-    """Run it, built in `folder`; what it is, and its URL.
+def tunnel(origin_port: int, core: int | None, folder: Path) -> Iterator[Tunnel]:
+    """Run it, built in `folder`.
 
     Raises:
         RuntimeError: it does not compile, or did not start.
@@ -41,6 +59,7 @@ def tunnel(origin_port: int, core: int | None, folder: Path) -> Iterator[tuple[s
     if compiler is None or sys.platform != "linux":
         name = "whimbrel.testing.ProxyServer (slower than its clients)"
         command = run_module(_MODULE, core)
+        named_port = origin_port
     else:
         name = "our own in C"
         program = folder / "tunnel"
@@ -49,9 +68,10 @@ def tunnel(origin_port: int, core: int | None, folder: Path) -> Iterator[tuple[s
         )
         if built.returncode:
             raise RuntimeError(f"{_SOURCE.name} does not compile:\n{built.stderr}")
-        command = [str(program), str(origin_port), core_argument(core)]
+        named_port = NAMED_PORT
+        command = [str(program), str(named_port), str(origin_port), core_argument(core)]
     with running_line(command, "the proxy for CONNECT") as port:
-        yield name, f"http://127.0.0.1:{port}"
+        yield Tunnel(name, f"http://127.0.0.1:{port}", f"https://127.0.0.1:{named_port}")
 
 
 async def _serve() -> None:

@@ -15,6 +15,7 @@ from made_up import result, results, run
 
 CURL = "whimbrel curl"
 KIB = results.Metric("KiB", False, ".1f")
+MIB = results.Metric("MiB", False, ",.2f")
 
 
 def write(path: Path, run: Any) -> str:
@@ -77,15 +78,10 @@ def test_points_are_compared_with_their_like(
     assert said.count("REGRESSION") == 2  # the rate, and the CPU time that is made up from it
 
 
-def test_memory_that_did_not_grow_has_no_ratio(tmp_path: Path) -> None:
-    old, new = (run(result("million", {CURL: [value]}, KIB)) for value in (0.0, 0.5))
-    assert compare(tmp_path, old, new) == 0
-
-
 def test_what_one_of_them_lacks_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = run(result("get-1", {CURL: [1], "wreq": [1]}), result("https", {CURL: [1]}), cores=2)
+    old = run(result("get-1", {CURL: [1], "wreq": [1]}), result("https", {"wreq": [1]}), cores=2)
     new = run(result("get-1", {CURL: [1]}), result("proxy", {CURL: [1]}), cores=4)
     assert compare(tmp_path, old, new) == 0
     said = capsys.readouterr().out
@@ -134,19 +130,63 @@ def test_a_negative_threshold_is_refused(capsys: pytest.CaptureFixture[str]) -> 
 def test_what_is_not_measured_any_more_is_a_regression(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A client of ours that fails now; a peer may, and a scenario may be left out."""
-    old = run(result("get-100", {CURL: [100], "aiohttp": [50]}), result("https", {CURL: [100]}))
+    """A client of ours, or a whole scenario with one; a peer may go."""
+    old = run(
+        result("get-100", {CURL: [100], "aiohttp": [50]}),
+        result("https", {CURL: [100]}),
+        result("http2", {"wreq": [100]}),
+    )
     new = run(result("get-100", {"whimbrel simple": [100]}))
     assert compare(tmp_path, old, new) == 1
     said = capsys.readouterr().out
     assert "REGRESSION: get-100: whimbrel curl: not measured any more" in said
+    assert "REGRESSION: https: whimbrel curl: not measured any more" in said
+    assert said.count("REGRESSION") == 2
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "code"),
+    [(-0.1, 0.5, 0), (0.01, 0.5, 0), (0.01, 1.02, 1), (20.0, 21.5, 1), (21.5, 1.0, 0)],
+)
+def test_growth_of_memory_is_compared_by_its_difference(
+    then: float, now: float, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What lies near 0 may well be fifty times as much."""
+    old, new = (run(result("million", {CURL: [size]}, MIB)) for size in (then, now))
+    assert compare(tmp_path, old, new) == code
+    said = capsys.readouterr().out
+    assert f"{now - then:+.2f} MiB" in said
+    assert ("REGRESSION" in said) is bool(code)
+
+
+@pytest.mark.parametrize(("now", "code"), [(-0.2, 0), (0.9, 0), (1.1, 1)])
+def test_what_is_not_above_0_has_no_ratio(now: float, code: int, tmp_path: Path) -> None:
+    old = run(result("import", {"import whimbrel": [0.0]}, KIB))
+    assert compare(tmp_path, old, run(result("import", {"import whimbrel": [now]}, KIB))) == code
+
+
+def test_a_row_has_one_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That of its measure."""
+    old, new = (run(result("get-1", {CURL: [rate]})) for rate in (10_600, 8665))
+    compare(tmp_path, old, new)
+    rows = [line for line in capsys.readouterr().out.splitlines() if "whimbrel curl" in line]
+    assert [cell.strip() for cell in rows[0].strip("|").split("|")] == [
+        *("get-1: whimbrel curl", "10,600", "8,665", "+22.3%")
+    ]
+    assert [cell.strip() for cell in rows[1].strip("|").split("|")][1:3] == ["47.2", "57.7"]
+
+
+def test_a_failure_in_any_round_is_a_regression(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the other rounds were as good as ever; a peer may fail."""
+    old, new = (run(result("get-1", {CURL: [10], "wreq": [10]})) for _ in range(2))
+    for client in (CURL, "wreq"):
+        new.scenarios["get-1"].failures.append(results.Failure(client, None, "it broke"))
+    assert compare(tmp_path, old, new) == 1
+    said = capsys.readouterr().out
+    assert "REGRESSION: get-1: FAILED: whimbrel curl: it broke" in said
     assert said.count("REGRESSION") == 1
-
-
-@pytest.mark.parametrize(("size", "code"), [(0.5, 0), (800.0, 1)])
-def test_memory_that_grows_where_it_did_not(size: float, code: int, tmp_path: Path) -> None:
-    old = run(result("million", {CURL: [-0.1]}, KIB))
-    assert compare(tmp_path, old, run(result("million", {CURL: [size]}, KIB))) == code
 
 
 def test_cpu_time_counts_where_the_rate_is_somebody_elses(

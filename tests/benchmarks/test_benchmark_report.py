@@ -61,6 +61,14 @@ def test_a_table_by_client() -> None:
     ]
 
 
+def test_what_stands_beside_the_targets_is_compared_too() -> None:
+    text = report.section(result("get-100-varied", {"aiohttp": [10], CURL: [40], "wreq": [20]}))
+    assert cells(text)[:2] == [
+        ["client", "requests/s", "CPU µs/request", "busy", "x aiohttp", "x wreq"],
+        ["whimbrel curl", "40", "12,500.0", "50%", "4.00", "2.00"],
+    ]
+
+
 def test_columns_are_aligned() -> None:
     assert report.table(["a", "bc"], [["def", "g"]]) == "| a   | bc |\n| --- | -: |\n| def |  g |"
 

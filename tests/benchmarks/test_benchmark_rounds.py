@@ -102,6 +102,61 @@ async def test_a_wrong_body_is_a_failure(client: str) -> None:
 
 
 @pytest.mark.parametrize("client", BACKENDS)
+async def test_a_response_to_another_request_is_a_failure(client: str) -> None:
+    async def wrong(request: Request) -> Reply:
+        return Reply(200, b"whimbrel: twenty-eight bytes", [("X-Request-Id", "another")])
+
+    async with OriginServer(routes={"/varied": wrong}) as origin:
+        changed = task(client, origin.url("/varied"), work="varied")
+        with pytest.raises(Failed, match=r"X-Request-Id another instead of 10000\d\d$"):
+            await asyncio.to_thread(worker.run, changed, 20)
+
+
+@pytest.mark.parametrize("client", BACKENDS)
+@pytest.mark.parametrize("work", ["read", "stream"])
+@pytest.mark.parametrize("at", [0, -1], ids=["begins", "ends"])
+async def test_a_body_that_begins_or_ends_otherwise_is_a_failure(
+    client: str, work: str, at: int
+) -> None:
+    body = bytearray(1_000_000)
+    body[at] = 1
+
+    async def wrong(request: Request) -> Reply:
+        return Reply(200, bytes(body))
+
+    async with OriginServer(routes={"/": wrong}) as origin:
+        changed = task(client, origin.url(""), work=work, size=len(body), at_least=1)
+        with pytest.raises(Failed, match="WrongResponse: status 200, 1000000 bytes"):
+            await asyncio.to_thread(worker.run, changed, 20)
+
+
+@pytest.mark.parametrize("work", ["read", "stream", "upload", "upload_stream"])
+async def test_bodies_have_a_warm_up(work: str) -> None:
+    """One that is not timed, and then as many as there have to be."""
+    size = 1_000_000
+
+    async def serve(request: Request) -> Reply:
+        return Reply(200, b"%d" % size if request.body else bytes(size))
+
+    async with OriginServer(routes={"/": serve}) as origin:
+        changed = task(
+            "whimbrel simple",
+            origin.url(""),
+            **{"work": work, "size": size, "chunk": size // 10, "at_least": 3, "seconds": 0.0},
+        )
+        sample = await asyncio.to_thread(worker.run, changed, 20)
+        assert sample["requests"] == 3
+        assert origin.request_count == 4
+
+
+def test_growth_is_counted_from_the_end_of_the_first_tenth() -> None:
+    """Which is the tenth of a hundred samples."""
+    million: Any = SCENARIOS["million"]
+    sizes = [0] * 9 + [1 << 20] + [3 << 20] * 90
+    assert million.value({"memory": sizes}, {}) == 2.0
+
+
+@pytest.mark.parametrize("client", BACKENDS)
 @pytest.mark.parametrize("work", ["read", "stream"])
 async def test_a_short_body_is_a_failure(client: str, work: str) -> None:
     async def small(request: Request) -> Reply:

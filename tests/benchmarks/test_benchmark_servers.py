@@ -22,7 +22,7 @@ from benchmarks.servers.certificate import AUTHORITY
 from benchmarks.servers.content import BODY
 from benchmarks.servers.process import free_ports, run_module, running, running_line
 from benchmarks.servers.raw import Chunks
-from benchmarks.servers.tunnel import tunnel
+from benchmarks.servers.tunnel import NAMED_PORT, tunnel
 
 CHUNKED = b"5\r\nabcde\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n"
 
@@ -48,6 +48,10 @@ def exchange(sock: socket.socket, message: bytes) -> bytes:
 def raw_port() -> Iterator[int]:
     with running_line(run_module("benchmarks.servers.raw", None), "the raw server") as url:
         yield int(url.rpartition(":")[2])
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
 def connect(port: int) -> socket.socket:
@@ -118,8 +122,9 @@ def test_the_tunnel_moves_more_than_fits_into_its_buffers(tmp_path: Path) -> Non
         port = listener.getsockname()[1]
         origin = threading.Thread(target=echo, args=(listener,))
         origin.start()
-        with tunnel(port, None, tmp_path) as (_, url), connect(int(url.rpartition(":")[2])) as sock:
-            request = b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % (port, port)
+        with tunnel(port, None, tmp_path) as proxy, connect(port_of(proxy.url)) as sock:
+            assert proxy.origin == f"https://127.0.0.1:{NAMED_PORT}"
+            request = b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n\r\n" % NAMED_PORT
             assert exchange(sock, request).startswith(b"HTTP/1.1 200 ")
             sock.sendall(sent)
             with sock.makefile("rb") as file:
@@ -129,11 +134,17 @@ def test_the_tunnel_moves_more_than_fits_into_its_buffers(tmp_path: Path) -> Non
 
 
 def test_the_tunnel_leads_nowhere_else(tmp_path: Path) -> None:
-    with tunnel(1, None, tmp_path) as (name, url), connect(int(url.rpartition(":")[2])) as sock:
-        assert name == "our own in C"
-        assert exchange(sock, b"GET http://127.0.0.1:1/ HTTP/1.1\r\n\r\n").startswith(
-            b"HTTP/1.1 403 "
-        )
+    with tunnel(2, None, tmp_path) as proxy:
+        assert proxy.name == "our own in C"
+        for request in (b"GET http://127.0.0.1:1/", b"CONNECT 127.0.0.1:2"):
+            with connect(port_of(proxy.url)) as sock:
+                answer = exchange(sock, request + b" HTTP/1.1\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.1 403 ")
+
+
+def test_a_tunnels_origin_is_not_reached_without_it(tmp_path: Path) -> None:
+    with tunnel(2, None, tmp_path) as proxy, pytest.raises(ConnectionRefusedError):
+        connect(port_of(proxy.origin))
 
 
 def test_a_server_that_ends_early_is_named() -> None:
@@ -175,24 +186,29 @@ def test_roles(use_nginx: bool) -> None:
         else:
             assert "OriginServer" in servers.names["origin, and proxy for http"]
         for role, ca_file in roles.items():
-            port = int(servers.urls[role].rpartition(":")[2])
+            port = port_of(servers.urls[role])
             answer = b"".join(ask(port, b"/", ca_file))
             assert answer.startswith(b"HTTP/1.1 200 "), (role, answer)
             assert answer.endswith(b"\r\n\r\n" + BODY), (role, answer)
             assert (b"\r\nConnection: close" in answer) is True
-        assert b"".join(ask(port_of(servers, "plain"), b"/zeros/1000", None)).endswith(
+        assert b"".join(ask(port_of(servers.urls["plain"]), b"/zeros/1000", None)).endswith(
             b"\r\n\r\n" + bytes(1000)
         )
-        proxy = port_of(servers, "proxy")
+        varied = b"".join(ask(port_of(servers.urls["plain"]), b"/varied/12", None, b"the id"))
+        assert varied.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nX-Request-Id: the id\r\n" in varied
+        assert varied.endswith(b"\r\n\r\n" + BODY)
+        if use_nginx:
+            refused = b"".join(ask(port_of(servers.urls["http2"]), b"/", servers.ca_file))
+            assert refused.startswith(b"HTTP/1.1 400 ")
+        proxy = port_of(servers.urls["proxy"])
         assert b"".join(ask(proxy, b"http://127.0.0.1:1/", None)).startswith(b"HTTP/1.1 200 ")
         assert b"".join(ask(proxy, b"/", None)).startswith(b"HTTP/1.1 400 ")
 
 
-def port_of(servers: Any, role: str) -> int:
-    return int(servers.urls[role].rpartition(":")[2])
-
-
-def ask(port: int, target: bytes, ca_file: str | None) -> Iterator[bytes]:
+def ask(
+    port: int, target: bytes, ca_file: str | None, request_id: bytes = b"none"
+) -> Iterator[bytes]:
     """What a server sends until it closes."""
     with connect(port) as sock:
         if ca_file:
@@ -201,7 +217,8 @@ def ask(port: int, target: bytes, ca_file: str | None) -> Iterator[bytes]:
             sock = context.wrap_socket(sock, server_hostname="127.0.0.1")
         with sock:
             sock.sendall(
-                b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % target
+                b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+                b"X-Request-Id: %b\r\n\r\n" % (target, request_id)
             )
             while data := sock.recv(65536):
                 yield data

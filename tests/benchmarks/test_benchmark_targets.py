@@ -8,9 +8,12 @@ import pytest
 
 pytest.importorskip("benchmarks.results", reason="these are the tests alone")
 
+from benchmarks.clients import CLIENTS
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.targets import (
+    CONTENDERS,
     PEERS,
+    REPORTED,
     TARGETS,
     Bound,
     Holds,
@@ -48,11 +51,66 @@ def test_ratio_at_most(value: int, met: bool) -> None:
     assert target.text == "≤ 0.5 x aiohttp"
 
 
+RATES = {
+    CURL: [50],
+    "whimbrel simple": [90],
+    "niquests": [30],
+    **{name: [10] for name in CONTENDERS},
+    "wreq": [40],
+}
+BEST = Ratio("download-stream", CURL, 1.2, None)
+
+
 def test_best_peer_is_the_fastest_that_is_not_ours() -> None:
-    rates = {CURL: [50], "whimbrel simple": [90], "aiohttp": [10], "wreq": [40], "niquests": [30]}
-    target = Ratio("download-stream", CURL, 1.2, None)
-    assert target.judge(result("download-stream", rates)) == Verdict(True, "1.25 x wreq")
-    assert target.text == "≥ 1.2 x the best peer"
+    assert BEST.judge(result("download-stream", RATES)) == Verdict(True, "1.25 x wreq")
+    assert BEST.text == "≥ 1.2 x the best peer"
+
+
+@pytest.mark.parametrize(
+    ("packages", "verdict"),
+    [
+        (("whimbrel",), Verdict(None, "the best peer is not known without wreq")),
+        (("no-such-distribution-as-this",), Verdict(True, "1.67 x niquests")),
+    ],
+    ids=["installed", "not installed"],
+)
+def test_best_peer_needs_all_who_might_be_it(
+    packages: tuple[str, ...], verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in CONTENDERS:
+        here = packages if name == "wreq" else ("whimbrel",)
+        client = CLIENTS[name]._replace(packages=here, also_missing=list)
+        monkeypatch.setitem(CLIENTS, name, client)
+    measured = result("download-stream", {k: v for k, v in RATES.items() if k != "wreq"})
+    assert BEST.judge(measured) == verdict
+
+
+@pytest.mark.parametrize(
+    ("who", "word", "found"),
+    [
+        (CURL, "MISSED", "FAILED: whimbrel curl: it broke"),
+        ("aiohttp", "not measured", "FAILED: aiohttp: it broke"),
+        ("wreq", "met", "4.00"),
+    ],
+)
+def test_who_fails_in_one_round_has_not_met_it(who: str, word: str, found: str) -> None:
+    """However good the others were; and a peer that fails is nothing to be better than."""
+    measured = result("get-100", {CURL: [40, 40], "aiohttp": [10, 10], "wreq": [1]})
+    measured.failures.append(results.Failure(who, None, "it broke"))
+    verdict = judge(Ratio("get-100", CURL, 3, "aiohttp"), {"get-100": measured})
+    assert (verdict.word, verdict.found) == (word, found)
+
+
+def test_who_fails_at_one_point_does_not_grow_well() -> None:
+    measured = result("growth", {(CURL, 1): [50], (CURL, 10): [100]}, axis="hosts")
+    measured.failures.append(results.Failure(CURL, 1000, "it broke"))
+    verdict = judge(Linear("growth", CURL), {"growth": measured})
+    assert verdict == Verdict(False, "FAILED: whimbrel curl at 1,000: it broke")
+
+
+def test_what_is_reported_is_measured() -> None:
+    for name, entrants in REPORTED.items():
+        assert [entrant for entrant in entrants if SCENARIOS[name].cannot(entrant)] == []
 
 
 def test_best_peer_is_none_of_ours_and_no_program() -> None:

@@ -21,10 +21,14 @@ from whimbrel.testing import OriginServer, ProxyServer, Reply, Request
 from whimbrel.testing.origin import pattern
 
 clients: Any = pytest.importorskip("benchmarks.clients", reason="these are the tests alone")
+content: Any = pytest.importorskip("benchmarks.servers.content")
+session: Any = pytest.importorskip("benchmarks.clients.session")
+libcurl_in_c: Any = pytest.importorskip("benchmarks.clients.libcurl_in_c")
 
 IN_FLIGHT = 4
 BODY = pattern(3_000_000)
 CHUNK, COUNT = pattern(100_001), 30
+SMALL = "a small body"
 
 
 class Place(NamedTuple):
@@ -77,6 +81,16 @@ def cases(*features: str, ways: Sequence[Way] = WAYS, command: bool = False) -> 
     )
 
 
+async def small(request: Request) -> Reply:
+    return Reply(body=SMALL.encode())
+
+
+async def echo(request: Request) -> Reply:
+    sent = request.head.get(content.REQUEST_ID)
+    headers = [] if sent is None else [(content.REQUEST_ID, sent)]
+    return Reply(body=request.arguments[0].encode(), headers=headers)
+
+
 async def digest(request: Request) -> Reply:
     """What came."""
     return Reply(body=hashlib.sha256(request.body).hexdigest().encode())
@@ -89,7 +103,7 @@ def digested(body: bytes) -> tuple[int, bytes]:
 @pytest.fixture
 async def place(certificates: Certificates) -> AsyncIterator[Place]:
     async with AsyncExitStack() as stack:
-        routes = {"/digest": digest}
+        routes = {"/digest": digest, "/small": small, "/echo": echo}
         context = certificates.server_context()
         yield Place(
             await stack.enter_async_context(OriginServer(routes=routes)),
@@ -101,7 +115,7 @@ async def place(certificates: Certificates) -> AsyncIterator[Place]:
 
 def route(place: Place, way: Way) -> tuple[OriginServer, Any]:
     """The origin, and the options of a session that reaches it."""
-    options = clients.Options(
+    options = session.Options(
         IN_FLIGHT, proxy=place.proxy.url if way.proxied else None, ca_file=place.ca_file
     )
     return place.secure if way.secure else place.plain, options
@@ -111,13 +125,13 @@ def route(place: Place, way: Way) -> tuple[OriginServer, Any]:
 async def test_get(client: Any, way: Way, place: Place) -> None:
     """Status and body; connections are kept, and it is the proxy that they go through."""
     origin, options = route(place, way)
-    async with client.open(options) as session:
+    async with client.open(options) as opened:
         for _ in range(3):
             answers = await asyncio.gather(
-                *(session.get(origin.url(f"/bytes/{1000 + i}")) for i in range(IN_FLIGHT))
+                *(opened.get(origin.url(f"/bytes/{1000 + i}")) for i in range(IN_FLIGHT))
             )
             assert answers == [(200, pattern(1000 + i)) for i in range(IN_FLIGHT)]
-        status, body = await session.get(origin.url("/status/404"))
+        status, body = await opened.get(origin.url("/status/404"))
         assert (status, bytes(body)) == (404, b"Not Found\n")
     requests = 3 * IN_FLIGHT + 1
     assert place.proxy.forward_count == (requests if way.name == "proxy" else 0)
@@ -130,36 +144,58 @@ async def test_get(client: Any, way: Way, place: Place) -> None:
         assert nearest.connection_count <= IN_FLIGHT + 2
 
 
+@cases()
+async def test_get_varied(client: Any, way: Way, place: Place) -> None:
+    """Each request has a header of its own, and the response's is read; a plain GET has none."""
+    origin, options = route(place, way)
+    async with client.open(options) as opened:
+        for _ in range(2):
+            answers = await asyncio.gather(
+                *(
+                    opened.get_varied(origin.url(f"/echo/{i}"), {content.REQUEST_ID: f"id {i}"})
+                    for i in range(IN_FLIGHT)
+                )
+            )
+            assert answers == [(200, b"%d" % i, f"id {i}") for i in range(IN_FLIGHT)]
+        assert await opened.get_varied(origin.url("/echo/5"), {}) == (200, b"5", None)
+        assert await opened.get(origin.url("/echo/5")) == (200, b"5")
+
+
 @cases(ways=[way for way in WAYS if way.secure])
 async def test_tls_is_verified(client: Any, way: Way, place: Place) -> None:
     """Without the test's own authority a client refuses the certificate."""
     origin, options = route(place, way)
-    async with client.open(options._replace(ca_file=None)) as session:
+    async with client.open(options._replace(ca_file=None)) as opened:
         with pytest.raises(Exception, match=r"(?i)certificate"):
-            await session.get(origin.url("/bytes/10"))
+            await opened.get(origin.url("/bytes/10"))
 
 
 @cases("stream")
 async def test_download(client: Any, way: Way, place: Place) -> None:
     origin, options = route(place, way)
-    async with client.open(options) as session:
-        assert await session.download(origin.url("/bytes/3000000")) == (200, 3_000_000)
-        assert await session.download(origin.url("/stream/300001")) == (200, 300_001)
+    async with client.open(options) as opened:
+        for path, size in (("/bytes/3000000", 3_000_000), ("/stream/300001", 300_001)):
+            found = await opened.download(origin.url(path))
+            assert (found.status, found.size) == (200, size)
+            assert found.first
+            assert found.last
+            assert pattern(size).startswith(bytes(found.first))
+            assert pattern(size).endswith(bytes(found.last))
 
 
 @cases("upload")
 async def test_upload(client: Any, way: Way, place: Place) -> None:
     origin, options = route(place, way)
-    async with client.open(options) as session:
-        assert await session.post(origin.url("/digest"), BODY) == digested(BODY)
-        assert await session.post(origin.url("/digest"), b"small") == digested(b"small")
+    async with client.open(options) as opened:
+        assert await opened.post(origin.url("/digest"), BODY) == digested(BODY)
+        assert await opened.post(origin.url("/digest"), b"small") == digested(b"small")
 
 
 @cases("upload-stream")
 async def test_streamed_upload(client: Any, way: Way, place: Place) -> None:
     origin, options = route(place, way)
-    async with client.open(options) as session:
-        answer = await session.post_chunks(origin.url("/digest"), CHUNK, COUNT)
+    async with client.open(options) as opened:
+        answer = await opened.post_chunks(origin.url("/digest"), CHUNK, COUNT)
         assert answer == digested(CHUNK * COUNT)
 
 
@@ -174,27 +210,45 @@ async def run(argv: list[str]) -> tuple[int, bytes, bytes]:
 
 @cases(command=True)
 async def test_program(client: Any, way: Way, place: Place) -> None:
-    """It counts, and refuses another size, status or certificate."""
+    """It counts what it measured, without what came before and after.
+
+    That is, of the warm-up: every slot's first response, as many until the clock stops, and what is
+    on its way then; of the measurement the same, without those in the middle.
+    """
     origin, options = route(place, way)
-    measured = (options, 0.1, 0.05, None)
-    code, output, errors = await run(client.command(origin.url("/bytes/28"), *measured, 28))
+    load = libcurl_in_c.Load(origin.url("/small"), options, 0.1, 0.0, None, SMALL)
+    code, output, errors = await run(client.command(load))
     assert (code, errors) == (0, b"")
     sample = json.loads(output)
-    assert 0 < sample["requests"] < origin.request_count
+    beside = (3 * IN_FLIGHT - 1) + (2 * IN_FLIGHT - 1)
+    assert 0 < sample["requests"] <= origin.request_count - beside
     assert sample["seconds"] >= 0.1
     assert 0 < sample["cpu_seconds"] < sample["seconds"] + 0.1
     if way.proxied:
         assert place.proxy.forward_count + place.proxy.tunnel_count > 0
 
-    for path, size, trusted in (("/bytes/28", 27, True), ("/status/404", 10, True)) + (
-        (("/bytes/28", 28, False),) if way.secure else ()
-    ):
-        other = options if trusted else options._replace(ca_file=None)
-        argv = client.command(origin.url(path), other, 0.1, 0.0, None, size)
-        code, output, errors = await run(argv)
-        assert code == 1
-        assert output == b""
-        assert errors.startswith(b"libcurl_in_c: ")
+
+async def refused(client: Any, *load: Any) -> bool:
+    """Whether the program ends with a word on stderr instead of numbers."""
+    code, output, errors = await run(client.command(libcurl_in_c.Load(*load)))
+    return (code, output, errors[:14]) == (1, b"", b"libcurl_in_c: ")
+
+
+@cases(command=True)
+async def test_program_checks_what_comes(client: Any, way: Way, place: Place) -> None:
+    """Another status, and a body that is shorter, longer or another one."""
+    origin, options = route(place, way)
+    measured = (options, 0.1, 0.0, None)
+    for body in (f"{SMALL}.", SMALL[:-1], SMALL.upper()):
+        assert await refused(client, origin.url("/small"), *measured, body)
+    assert await refused(client, origin.url("/status/404"), *measured, "Not Found\n")
+
+
+@cases(ways=[way for way in WAYS if way.secure], command=True)
+async def test_program_verifies_tls(client: Any, way: Way, place: Place) -> None:
+    origin, options = route(place, way)
+    options = options._replace(ca_file=None)
+    assert await refused(client, origin.url("/small"), options, 0.1, 0.0, None, SMALL)
 
 
 def test_what_is_missing_is_named() -> None:

@@ -20,18 +20,18 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 # Appended to a copy of the client: work, and a call of the system, that nobody asked for.
 BURDEN = """
 
-def _burdened(fetch):
-    def burdened(self, *args, **kwargs):
-        for _ in range(1000):
+def _burdened(function):
+    def burdened(*args, **kwargs):
+        for _ in range(5000):
             pass
         os.getppid()
-        return fetch(self, *args, **kwargs)
+        return function(*args, **kwargs)
 
     return burdened
 
-
-AsyncHTTPClient.fetch = _burdened(AsyncHTTPClient.fetch)
 """
+FETCH = "AsyncHTTPClient.fetch = _burdened(AsyncHTTPClient.fetch)"
+HEADERS = "_ON_DEMAND['headers'] = _burdened(HTTPResponse._parse_headers)"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,18 +62,31 @@ def test_system_calls(calls: Any, notes: list[str]) -> None:
     assert not verdict.failures
 
 
+@pytest.mark.parametrize(
+    ("burdened", "cases"),
+    [(FETCH, ["curl", "simple"]), (HEADERS, ["curl varied", "simple varied"])],
+    ids=["fetch", "headers"],
+)
 def test_a_burden_is_noticed(
-    instructions: Any, calls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    burdened: str,
+    cases: list[str],
+    instructions: Any,
+    calls: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same client with a loop and a system call added to `fetch`, which is counted as such."""
+    """The same client with a loop and a system call added, which is counted as such.
+
+    What is added to the headers of a response is found by the load that reads them.
+    """
     copy = tmp_path / "whimbrel"
     shutil.copytree(ROOT / "src" / "whimbrel", copy, ignore=shutil.ignore_patterns("__pycache__"))
     with (copy / "httpclient.py").open("a", encoding="utf-8") as file:
-        file.write(BURDEN)
+        file.write(BURDEN + burdened)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     expected = numbers.Expected.load().updated(instructions, calls)
 
-    slower = numbers.judge_instructions(expected, measure.instructions(["simple"]))
-    assert [words.partition(":")[0] for words in slower.failures] == ["simple"]
-    busier = numbers.judge_calls(expected.system_calls, measure.system_calls(["simple"]))
-    assert busier.failures == ["simple: 1 getppid for a request instead of 0"]
+    slower = numbers.judge_instructions(expected, measure.instructions(cases))
+    assert [words.partition(":")[0] for words in slower.failures] == cases
+    busier = numbers.judge_calls(expected.system_calls, measure.system_calls(cases))
+    assert busier.failures == [f"{case}: 1 getppid for a request instead of 0" for case in cases]

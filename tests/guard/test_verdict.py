@@ -13,6 +13,7 @@ numbers: Any = pytest.importorskip("benchmarks.guard.numbers")
 CALLS = {
     "curl": {"send": 1.0, "recv": 1.0, "epoll_ctl": 1.0, "epoll_wait": 4.0},
     "simple": {"send": 1.0, "recv": 1.0, "epoll_wait": 2.0},
+    "simple varied": {"send": 1.0, "recv": 1.0, "epoll_wait": 2.0},
 }
 EXPECTED = numbers.Expected(
     {
@@ -82,6 +83,7 @@ def test_a_version_without_numbers(python: str, nearest: str, curl: float) -> No
         ("curl", "poll", 1.0, "curl: 1 poll for a request instead of 0"),
         ("simple", "send", 2.0, "simple: 2 send for a request, and 1 is the limit"),
         ("simple", "mmap", 0.2, None),
+        ("simple varied", "poll", 1.0, "simple varied: 1 poll for a request instead of 0"),
     ],
 )
 def test_system_calls(backend: str, kind: str, count: float, failure: str | None) -> None:
@@ -94,6 +96,20 @@ def test_a_limit_holds_whatever_is_written_down() -> None:
     found = {**CALLS, "curl": {**CALLS["curl"], "epoll_ctl": 2.0}}
     failure = "curl: 2 epoll_ctl for a request, and 1 is the limit"
     assert numbers.judge_calls(found, found).failures == [failure]
+
+
+def test_a_limit_holds_for_every_load() -> None:
+    found = {**CALLS, "simple varied": {**CALLS["simple"], "recv": 2.0}}
+    failure = "simple varied: 2 recv for a request, and 1 is the limit"
+    assert numbers.judge_calls(found, found).failures == [failure]
+
+
+def test_a_case_that_nobody_recorded_is_no_success() -> None:
+    words = "simple varied: nothing is recorded; run `python -m benchmarks.guard --update`"
+    found = {**instructions(), "simple varied": 300.0}
+    assert numbers.judge_instructions(EXPECTED, found, "3.11").failures == [words]
+    known = {case: calls for case, calls in CALLS.items() if case != "simple varied"}
+    assert numbers.judge_calls(known, CALLS).failures == [words]
 
 
 def test_fewer_system_calls_are_told() -> None:

@@ -26,6 +26,7 @@ _SEEN = {
     "client": "$ssl_client_s_dn",
 }
 BIG_SIZE = 1_000_000
+SMALL = "a small file"
 SLOW_SIZE = 32 * 1024
 #: /slow/file takes about this long (nginx sends the first second's share, then pauses).
 SLOW_SECONDS = 1.0
@@ -110,6 +111,7 @@ def serve(folder: Path, certificates: Certificates) -> Iterator[Nginx]:
     content = folder / "www"
     (content / "slow").mkdir(parents=True)
     (content / "index.html").write_text("nginx\n")
+    (content / "small").write_text(SMALL)
     (content / "big").write_bytes(bytes(range(250)) * (BIG_SIZE // 250))
     (content / "slow" / "file").write_bytes(b"s" * SLOW_SIZE)
 
