@@ -676,7 +676,8 @@ class HTTPResponse:
             return value
 
     def _parse_headers(self) -> HTTPHeaders:
-        headers = HTTPHeaders.from_lines(self._lines[1:])
+        head = self._block
+        headers = HTTPHeaders.from_head(head) if head else HTTPHeaders.from_lines(self._lines[1:])
         if self._decoded:
             # What the fields told of is gone with the encoding.
             encodings = headers.get_list("Content-Encoding")

@@ -113,7 +113,7 @@ class HTTPHeaders(MutableMapping[str, str]):
     # came: the first look at _lists ends in __getattr__, which parses them.
     __slots__ = ("_lines", "_lists")
 
-    _lines: Sequence[bytes]
+    _lines: Sequence[bytes] | bytes
     _lists: dict[str, list[str]]
 
     @overload
@@ -150,6 +150,13 @@ class HTTPHeaders(MutableMapping[str, str]):
         """
         self = cls.__new__(cls)
         self._lines = lines
+        return self
+
+    @classmethod
+    def from_head(cls, head: bytes) -> HTTPHeaders:
+        """The same for a whole head: start line, field lines, and the blank line or none."""
+        self = cls.__new__(cls)
+        self._lines = head
         return self
 
     if not TYPE_CHECKING:  # or every misspelt attribute would pass the type checker
@@ -320,10 +327,13 @@ def _append(lists: dict[str, list[str]], normal_name: str, value: str) -> None:
 _FOLD = re.compile(r"\n[ \t]+")
 
 
-def _parse_leniently(lines: Sequence[bytes]) -> dict[str, list[str]]:
-    """Parse for :meth:`HTTPHeaders.from_lines`, never raising, in linear time."""
+def _parse_leniently(lines: Sequence[bytes] | bytes) -> dict[str, list[str]]:
+    """Parse for :meth:`HTTPHeaders.from_lines` and `from_head`, never raising, in linear time."""
+    if isinstance(lines, bytes):
+        block = lines[lines.find(b"\n") + 1 :]
+    else:
+        block = b"".join([line if line.endswith(b"\n") else line + b"\n" for line in lines])
     # What is rare is looked for in the whole block, in C, so that it costs others nothing.
-    block = b"".join([line if line.endswith(b"\n") else line + b"\n" for line in lines])
     text = block.decode("latin-1").replace("\r\n", "\n")
     if "\r" in text or "\0" in text:
         text = text.replace("\r", " ").replace("\0", " ")
@@ -332,8 +342,13 @@ def _parse_leniently(lines: Sequence[bytes]) -> dict[str, list[str]]:
     lists: dict[str, list[str]] = {}
     for line in text.split("\n"):
         name, colon, value = line.partition(":")
-        if colon and (normal := _normalize_token(name)) is not None:
-            _append(lists, normal, value.strip(_OWS))
+        if not colon or (normal := _normal_tokens.get(name) or _normalize_token(name)) is None:
+            continue
+        value = value.strip(_OWS)
+        if normal in lists:
+            lists[normal].append(value)
+        else:
+            lists[normal] = [value]
     return lists
 
 
