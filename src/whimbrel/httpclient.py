@@ -315,8 +315,8 @@ class HTTPRequest:
         user_agent: str | None = None,
         use_gzip: bool | None = None,
         network_interface: str | None = None,
-        streaming_callback: Callable[[bytes], Awaitable[None] | None] | None = None,
-        header_callback: Callable[[str], None] | None = None,
+        streaming_callback: Callable[[bytes], object] | None = None,
+        header_callback: Callable[[str], object] | None = None,
         prepare_curl_callback: Callable[[Any], None] | None = None,
         proxy_host: str | None = None,
         proxy_port: int | None = None,
@@ -417,8 +417,8 @@ class HTTPRequest:
     max_redirects: int | None = None
     user_agent: str | None = None
     network_interface: str | None = None
-    streaming_callback: Callable[[bytes], Awaitable[None] | None] | None = None
-    header_callback: Callable[[str], None] | None = None
+    streaming_callback: Callable[[bytes], object] | None = None
+    header_callback: Callable[[str], object] | None = None
     prepare_curl_callback: Callable[[Any], None] | None = None
     proxy_host: str | None = None
     proxy_port: int | None = None
