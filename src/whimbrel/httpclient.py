@@ -1739,6 +1739,14 @@ class AsyncHTTPClient(Configurable):
             if fault is not None:
                 raise TypeError(f"callback {fault}")
             notify = callback
+        if raise_error is not True:
+            try:
+                raise_error = flag("raise_error", raise_error)
+            except ValueError as error:
+                asked = request if isinstance(request, HTTPRequest) else HTTPRequest(request)
+                fetch = _Fetch(self, loop, asked, notify, True)
+                fetch._fail(error)
+                return fetch
         plain = proxy = None
         made: HTTPRequest | str
         if type(request) is str and (
@@ -1793,6 +1801,7 @@ class AsyncHTTPClient(Configurable):
 
         def start() -> _StreamReader:
             loop = self._bind()
+            raises = flag("raise_error", raise_error)
             if isinstance(request, HTTPRequest):
                 if kwargs:
                     raise ValueError("kwargs can't be used if request is an HTTPRequest object")
@@ -1805,7 +1814,7 @@ class AsyncHTTPClient(Configurable):
             if made.streaming_callback is not None:
                 raise ValueError("stream() and streaming_callback exclude each other")
             fetch = _Fetch(self, loop, made, None, False)
-            fetch._sink = _StreamReader(fetch, raise_error)
+            fetch._sink = _StreamReader(fetch, raises)
             self._fetches.add(fetch)
             fetch.begin()
             return fetch._sink
