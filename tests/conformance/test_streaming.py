@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import zlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -292,17 +291,16 @@ async def test_future_returning_callback_holds_back_too(client: Any) -> None:
     assert b"".join(seen) == b"x" * 500_000
 
 
-async def test_what_callbacks_return_otherwise_is_ignored(client: Any, tmp_path: Path) -> None:
+async def test_what_callbacks_return_otherwise_is_ignored(client: Any) -> None:
     """``file.write`` will do: a result that cannot be awaited is nothing to wait for."""
     body = bytes(range(256)) * 2000
-    lines = io.StringIO()
-    with open(tmp_path / "body", "wb") as file:
-        async with ScriptedServer(canned(ok(body))) as server:
-            response = await client.fetch(
-                server.url(), header_callback=lines.write, streaming_callback=file.write
-            )
+    lines, file = io.StringIO(), io.BytesIO()
+    async with ScriptedServer(canned(ok(body))) as server:
+        response = await client.fetch(
+            server.url(), header_callback=lines.write, streaming_callback=file.write
+        )
     assert response.code == 200
-    assert (tmp_path / "body").read_bytes() == body
+    assert file.getvalue() == body
     assert lines.getvalue().startswith("HTTP/1.1 200 OK\r\n")
 
 
