@@ -1058,7 +1058,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                 remaining = self._deadline - self._clock()
                 if remaining <= 0:
                     raise HTTPTimeoutError(
-                        "Timeout during request",
+                        f"Timeout during request to {exchange.url.netloc}",
                         stage="connect" if self._history else "queue",
                         retryable=True,
                     )
@@ -1251,9 +1251,24 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         if isinstance(error, HTTPError) and error.proxy is None and self._exchange is not None:
             proxy = self._exchange.profile.proxy
             error.proxy = None if proxy is None else proxy.url
+        if isinstance(error, HTTPTimeoutError) and not hasattr(error, "__notes__"):
+            error.add_note(self._limits())
         if not self.done():
             self._set_failure(error)
         self._release()
+
+    def _limits(self) -> str:
+        """What a traceback says of a time-out; the message alone is Tornado's."""
+        now = self._clock()
+        text = f"after {now - self._enqueued:.3g} s"
+        exchange = self._exchange
+        if exchange is not None:
+            total = self._deadline - self._enqueued if self._deadline is not None else 0
+            text += f" with request_timeout={total:g}, connect_timeout={exchange.connect_timeout:g}"
+        queued = (self._started if self._in_gate else now) - self._enqueued
+        if queued:
+            text += f"; {queued:.3g} s in the queue, max_clients={self._client.max_clients}"
+        return text
 
     def _set_failure(self, error: BaseException) -> None:
         if self._notify is not None:

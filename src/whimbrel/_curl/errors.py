@@ -159,7 +159,7 @@ TABLE: dict[str, Row] = {
     "E_OUT_OF_MEMORY": Row(
         CurlConnectError, "connect", "libcurl is out of memory or of file descriptors"
     ),
-    "E_OPERATION_TIMEDOUT": Row(CurlTimeoutError, "", "Timeout during request"),
+    "E_OPERATION_TIMEDOUT": Row(CurlTimeoutError, "", "Timeout during request to {origin}"),
     "E_SSL_CONNECT_ERROR": Row(CurlTLSError, "tls", "TLS handshake with {origin} failed", False),
     "E_INTERFACE_FAILED": Row(
         CurlConnectError, "connect", "network_interface {interface!r} cannot be used", False
@@ -360,7 +360,7 @@ def _timeout(facts: Facts) -> HTTPError:
         if facts.stalled:
             text = f"Stalled: not a byte for {profile.stall_timeout:g} seconds"
         else:
-            text = "Timeout during request"
+            text = f"Timeout during request to {exchange.url.netloc}"
         return CurlTimeoutError(text, stage=_phase(facts), retryable=_safe(facts))
     if proxy is not None:
         if not facts.namelookup:
