@@ -37,6 +37,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Generator,
     Iterable,
     Mapping,
     Sequence,
@@ -517,7 +518,11 @@ def _did_you_mean(name: str, known: Iterable[str] = _PARAMETERS) -> str:
     """``"; did you mean …?"`` for a name that is not known, "" where nothing comes close."""
     import difflib
 
-    meant = difflib.get_close_matches(name, known, 1)
+    # Or the beginning of one: "requst" is meant to be request_timeout.
+    begun = {full[: len(name) + 1]: full for full in sorted(known, reverse=True)}
+    meant = difflib.get_close_matches(name, known, 1) or [
+        begun[start] for start in difflib.get_close_matches(name, begun, 1, 0.8)
+    ]
     if known is _PARAMETERS and name in _ELSEWHERE:
         meant = [_ELSEWHERE[name]]
     return f"; did you mean {meant[0]}?" if meant else ""
@@ -886,7 +891,7 @@ def _status_error(response: HTTPResponse) -> HTTPError | None:
 
 def _check_max_redirects(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"max_redirects must be 0 or more, not {value!r}")
+        raise ValueError(f"max_redirects must be an int, 0 or more, not {value!r}")
 
 
 class _Stream:
@@ -914,6 +919,11 @@ class _Stream:
     ) -> None:
         assert self._reader is not None
         self._reader.leave()
+
+    def __await__(self) -> Generator[Any, None, NoReturn]:
+        raise TypeError(
+            "a stream is entered, not awaited: async with client.stream(...) as response"
+        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1426,7 +1436,7 @@ _REST = inspect.Parameter.VAR_KEYWORD
 
 def _check_arguments(kind: type[AsyncHTTPClient], arguments: Iterable[str]) -> None:
     """Raise TypeError for a name that no `initialize` of the class takes."""
-    known: set[str] = set()
+    known = {"force_instance"}
     for base in kind.__mro__:
         initialize = vars(base).get("initialize")
         if initialize is None:
@@ -1443,7 +1453,7 @@ def _check_arguments(kind: type[AsyncHTTPClient], arguments: Iterable[str]) -> N
             raise TypeError(
                 f"{kind.__name__}() got an unexpected keyword argument {name!r}"
                 f"{_did_you_mean(name, known)}"
-            )
+            ) from None  # what `initialize` said of it, less
 
 
 class AsyncHTTPClient(Configurable):
@@ -1482,7 +1492,7 @@ class AsyncHTTPClient(Configurable):
     def __new__(cls, force_instance: bool = False, **kwargs: Any) -> Self:
         loop = current_loop()
         if force_instance or loop is None:
-            instance = super().__new__(cls, **kwargs)
+            instance = cls._make(kwargs)
             instance._private = force_instance
             return instance
         # The loop owns its clients, so that nothing of ours keeps a loop alive.
@@ -1497,11 +1507,25 @@ class AsyncHTTPClient(Configurable):
             if kwargs:  # their values come too late; a typing error shows all the same
                 _check_arguments(type(found), kwargs)
         else:
-            found = super().__new__(cls, **kwargs)
+            found = cls._make(kwargs)
             found._private = False
             found._shared_in = (shared, key)
             shared[key] = found
         return found
+
+    @classmethod
+    def _make(cls, kwargs: dict[str, Any]) -> Self:
+        """Make an instance; a name that is not known is not left to `initialize` to complain of."""
+        try:
+            return super().__new__(cls, **kwargs)
+        except TypeError:
+            names = list(kwargs)
+            kind: type[Any] = cls
+            if cls is AsyncHTTPClient:
+                kind = cls.configured_class()
+                names += cls._save_configuration().kwargs or ()
+            _check_arguments(kind, names)
+            raise
 
     @classmethod
     def configure(cls, impl: type[Any] | str | None, **kwargs: Any) -> None:
@@ -1562,7 +1586,7 @@ class AsyncHTTPClient(Configurable):
         self._fetches: set[_Fetch] = set()
         self._born = _loops.forks
         if isinstance(max_clients, bool) or not isinstance(max_clients, int) or max_clients < 1:
-            raise ValueError(f"max_clients must be 1 or more, not {max_clients!r}")
+            raise ValueError(f"max_clients must be an int, 1 or more, not {max_clients!r}")
         self.max_clients = max_clients
         if defaults is not None and not isinstance(defaults, Mapping):
             raise ValueError(f"defaults must be a mapping, not {type(defaults).__name__}")
@@ -1570,7 +1594,9 @@ class AsyncHTTPClient(Configurable):
         if "use_gzip" in given:
             given["decompress_response"] = given.pop("use_gzip")
         for name in given:
-            if name not in _PARAMETERS or name == "url":
+            if name == "url":
+                raise ValueError("defaults holds 'url', which each request gives for itself")
+            if name not in _PARAMETERS:
                 raise ValueError(
                     f"defaults holds {name!r}, which is no parameter of HTTPRequest"
                     f"{_did_you_mean(str(name))}"

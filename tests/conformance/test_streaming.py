@@ -291,6 +291,11 @@ async def test_future_returning_callback_holds_back_too(client: Any) -> None:
     assert b"".join(seen) == b"x" * 500_000
 
 
+async def test_a_stream_is_not_awaited(client: Any) -> None:
+    with pytest.raises(TypeError, match=r"async with client\.stream\(\.\.\.\) as response"):
+        await client.stream("http://127.0.0.1:9/")
+
+
 async def test_what_callbacks_return_otherwise_is_ignored(client: Any) -> None:
     """``file.write`` will do: a result that cannot be awaited is nothing to wait for."""
     body = bytes(range(256)) * 2000
