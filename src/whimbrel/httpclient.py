@@ -1463,7 +1463,8 @@ class AsyncHTTPClient(Configurable):
     per loop and class); the arguments of its first construction count. With
     ``force_instance=True`` it makes a private one, to be closed with :meth:`close` or used as
     ``async with AsyncHTTPClient(force_instance=True) as client``. Built before the loop runs,
-    it binds to it at the first fetch.
+    it binds to it at the first fetch. Where there is no loop at all, at the top of a module for
+    example, each call makes another client, which is shared with nobody.
 
     :param bool force_instance: make a private instance.
     :param int max_clients: fetches in flight at a time; more wait in a queue. 10.
@@ -1533,7 +1534,8 @@ class AsyncHTTPClient(Configurable):
 
         `impl` is a class, its dotted name, ``"curl"`` or ``"simple"``, or None for the default.
         `kwargs` are passed to every client made through :class:`AsyncHTTPClient` itself, where the
-        constructor's own arguments win. Each call replaces all that earlier calls have set.
+        constructor's own arguments win, `defaults` as a whole. Each call replaces all that earlier
+        calls have set.
 
         Raises ValueError for a class that is no AsyncHTTPClient, ImportError for a name that
         cannot be imported.

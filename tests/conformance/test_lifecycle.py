@@ -95,6 +95,28 @@ def test_construction_without_a_loop(client_class: type[Any]) -> None:
     assert asyncio.run(main()) == b"bound"
 
 
+@pytest.mark.usefixtures("configured")
+def test_construction_without_a_loop_shares_nothing(client_class: type[Any]) -> None:
+    """CONTRACT 1, 2: sharing is by loop. Each is of the loop of its first fetch."""
+    asyncio.set_event_loop(None)
+    for kind in (AsyncHTTPClient, client_class):
+        one, other = kind(), kind()
+        assert one is not other
+
+        async def main(one: Any = one, kind: Any = kind) -> bool:
+            async with ScriptedServer(canned(ok())) as server:
+                await one.fetch(server.url())
+            shared = kind()
+            try:
+                return shared is one
+            finally:
+                shared.close()
+
+        assert not asyncio.run(main())
+        one.close()
+        other.close()
+
+
 def test_close_without_a_loop(client_class: type[Any]) -> None:
     """CONTRACT 1: a client that never saw a loop can be closed."""
     asyncio.set_event_loop(None)
