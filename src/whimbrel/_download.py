@@ -222,8 +222,8 @@ class Download:
 
     # Pauses
 
-    def _hold(self, waiting: Awaitable[None] | None, rest: Iterator[bytes] | None) -> bool:
-        """Deliver `rest` when `waiting` is done; False if it is already, and may go on."""
+    def _hold(self, waiting: object, rest: Iterator[bytes] | None) -> bool:
+        """Deliver `rest` when `waiting` is done; False if it is, or nothing to wait for."""
         if self._cancelled:
             if asyncio.iscoroutine(waiting):
                 waiting.close()  # cancelled by the callback: it will not be awaited
@@ -233,8 +233,8 @@ class Download:
         self._rest = rest
         return True
 
-    def _wait_for(self, waiting: Awaitable[None]) -> bool:
-        """Hold the transfer until `waiting` is done; False if it is already."""
+    def _wait_for(self, waiting: object) -> bool:
+        """Hold the transfer until `waiting` is done; False if it is, or no awaitable."""
         blocker: asyncio.Future[Any]
         if asyncio.isfuture(waiting):
             blocker = waiting
@@ -244,7 +244,7 @@ class Download:
                 # It never begins if the fetch is cancelled in this turn of the loop.
                 blocker.add_done_callback(lambda _: waiting.close())
         else:
-            raise TypeError(f"streaming_callback must return None or an awaitable, not {waiting!r}")
+            return False  # as from file.write
         if self._cancelled:
             blocker.cancel()  # an eager task has begun already, and cancelled its own fetch
             return True

@@ -85,7 +85,10 @@ class Upload:
         """
         if not isinstance(chunk, bytes):
             if not isinstance(chunk, bytearray | memoryview):
-                raise TypeError(f"a body is written as bytes, not {type(chunk).__name__}")
+                remedy = "; encode each piece" if isinstance(chunk, str) else ""
+                raise TypeError(
+                    f"body and body_producer give bytes, not {type(chunk).__name__}{remedy}"
+                )
             chunk = bytes(chunk)  # the caller may change it afterwards
         self._written += len(chunk)
         length = self._exchange.content_length

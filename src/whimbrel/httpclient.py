@@ -37,6 +37,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Generator,
     Iterable,
     Mapping,
     Sequence,
@@ -317,8 +318,8 @@ class HTTPRequest:
         user_agent: str | None = None,
         use_gzip: bool | None = None,
         network_interface: str | None = None,
-        streaming_callback: Callable[[bytes], Awaitable[None] | None] | None = None,
-        header_callback: Callable[[str], None] | None = None,
+        streaming_callback: Callable[[bytes], object] | None = None,
+        header_callback: Callable[[str], object] | None = None,
         prepare_curl_callback: Callable[[Any], None] | None = None,
         proxy_host: str | None = None,
         proxy_port: int | None = None,
@@ -419,8 +420,8 @@ class HTTPRequest:
     max_redirects: int | None = None
     user_agent: str | None = None
     network_interface: str | None = None
-    streaming_callback: Callable[[bytes], Awaitable[None] | None] | None = None
-    header_callback: Callable[[str], None] | None = None
+    streaming_callback: Callable[[bytes], object] | None = None
+    header_callback: Callable[[str], object] | None = None
     prepare_curl_callback: Callable[[Any], None] | None = None
     proxy_host: str | None = None
     proxy_port: int | None = None
@@ -524,7 +525,11 @@ def _did_you_mean(name: str, known: Iterable[str] = _PARAMETERS) -> str:
     """``"; did you mean …?"`` for a name that is not known, "" where nothing comes close."""
     import difflib
 
-    meant = difflib.get_close_matches(name, known, 1)
+    # Or the beginning of one: "requst" is meant to be request_timeout.
+    begun = {full[: len(name) + 1]: full for full in sorted(known, reverse=True)}
+    meant = difflib.get_close_matches(name, known, 1) or [
+        begun[start] for start in difflib.get_close_matches(name, begun, 1, 0.8)
+    ]
     if known is _PARAMETERS and name in _ELSEWHERE:
         meant = [_ELSEWHERE[name]]
     return f"; did you mean {meant[0]}?" if meant else ""
@@ -894,7 +899,7 @@ def _status_error(response: HTTPResponse) -> HTTPError | None:
 
 def _check_max_redirects(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"max_redirects must be 0 or more, not {value!r}")
+        raise ValueError(f"max_redirects must be an int, 0 or more, not {value!r}")
 
 
 class _Stream:
@@ -922,6 +927,11 @@ class _Stream:
     ) -> None:
         assert self._reader is not None
         self._reader.leave()
+
+    def __await__(self) -> Generator[Any, None, NoReturn]:
+        raise TypeError(
+            "a stream is entered, not awaited: async with client.stream(...) as response"
+        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1068,7 +1078,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                 remaining = self._deadline - self._clock()
                 if remaining <= 0:
                     raise HTTPTimeoutError(
-                        "Timeout during request",
+                        f"Timeout during request to {exchange.url.netloc}",
                         stage="connect" if self._history else "queue",
                         retryable=True,
                     )
@@ -1268,9 +1278,24 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         if isinstance(error, HTTPError) and error.proxy is None and self._exchange is not None:
             proxy = self._exchange.profile.proxy
             error.proxy = None if proxy is None else proxy.url
+        if isinstance(error, HTTPTimeoutError) and not hasattr(error, "__notes__"):
+            error.add_note(self._limits())
         if not self.done():
             self._set_failure(error)
         self._release()
+
+    def _limits(self) -> str:
+        """What a traceback says of a time-out; the message alone is Tornado's."""
+        now = self._clock()
+        text = f"after {now - self._enqueued:.3g} s"
+        exchange = self._exchange
+        if exchange is not None:
+            total = self._deadline - self._enqueued if self._deadline is not None else 0
+            text += f" with request_timeout={total:g}, connect_timeout={exchange.connect_timeout:g}"
+        queued = (self._started if self._in_gate else now) - self._enqueued
+        if queued:
+            text += f"; {queued:.3g} s in the queue, max_clients={self._client.max_clients}"
+        return text
 
     def _set_failure(self, error: BaseException) -> None:
         if self._notify is not None:
@@ -1401,7 +1426,7 @@ _REST = inspect.Parameter.VAR_KEYWORD
 
 def _check_arguments(kind: type[AsyncHTTPClient], arguments: Iterable[str]) -> None:
     """Raise TypeError for a name that no `initialize` of the class takes."""
-    known: set[str] = set()
+    known = {"force_instance"}
     for base in kind.__mro__:
         initialize = vars(base).get("initialize")
         if initialize is None:
@@ -1418,7 +1443,7 @@ def _check_arguments(kind: type[AsyncHTTPClient], arguments: Iterable[str]) -> N
             raise TypeError(
                 f"{kind.__name__}() got an unexpected keyword argument {name!r}"
                 f"{_did_you_mean(name, known)}"
-            )
+            ) from None  # what `initialize` said of it, less
 
 
 class AsyncHTTPClient(Configurable):
@@ -1428,7 +1453,8 @@ class AsyncHTTPClient(Configurable):
     per loop and class); the arguments of its first construction count. With
     ``force_instance=True`` it makes a private one, to be closed with :meth:`close` or used as
     ``async with AsyncHTTPClient(force_instance=True) as client``. Built before the loop runs,
-    it binds to it at the first fetch.
+    it binds to it at the first fetch. Where there is no loop at all, at the top of a module for
+    example, each call makes another client, which is shared with nobody.
 
     :param bool force_instance: make a private instance.
     :param int max_clients: fetches in flight at a time; more wait in a queue. 10.
@@ -1457,7 +1483,7 @@ class AsyncHTTPClient(Configurable):
     def __new__(cls, force_instance: bool = False, **kwargs: Any) -> Self:
         loop = current_loop()
         if force_instance or loop is None:
-            instance = super().__new__(cls, **kwargs)
+            instance = cls._make(kwargs)
             instance._private = force_instance
             return instance
         # The loop owns its clients, so that nothing of ours keeps a loop alive.
@@ -1472,11 +1498,25 @@ class AsyncHTTPClient(Configurable):
             if kwargs:  # their values come too late; a typing error shows all the same
                 _check_arguments(type(found), kwargs)
         else:
-            found = super().__new__(cls, **kwargs)
+            found = cls._make(kwargs)
             found._private = False
             found._shared_in = (shared, key)
             shared[key] = found
         return found
+
+    @classmethod
+    def _make(cls, kwargs: dict[str, Any]) -> Self:
+        """Make an instance; a name that is not known is not left to `initialize` to complain of."""
+        try:
+            return super().__new__(cls, **kwargs)
+        except TypeError:
+            names = list(kwargs)
+            kind: type[Any] = cls
+            if cls is AsyncHTTPClient:
+                kind = cls.configured_class()
+                names += cls._save_configuration().kwargs or ()
+            _check_arguments(kind, names)
+            raise
 
     @classmethod
     def configure(cls, impl: type[Any] | str | None, **kwargs: Any) -> None:
@@ -1484,7 +1524,8 @@ class AsyncHTTPClient(Configurable):
 
         `impl` is a class, its dotted name, ``"curl"`` or ``"simple"``, or None for the default.
         `kwargs` are passed to every client made through :class:`AsyncHTTPClient` itself, where the
-        constructor's own arguments win. Each call replaces all that earlier calls have set.
+        constructor's own arguments win, `defaults` as a whole. Each call replaces all that earlier
+        calls have set.
 
         Raises ValueError for a class that is no AsyncHTTPClient, ImportError for a name that
         cannot be imported.
@@ -1537,7 +1578,7 @@ class AsyncHTTPClient(Configurable):
         self._fetches: set[_Fetch] = set()
         self._born = _loops.forks
         if isinstance(max_clients, bool) or not isinstance(max_clients, int) or max_clients < 1:
-            raise ValueError(f"max_clients must be 1 or more, not {max_clients!r}")
+            raise ValueError(f"max_clients must be an int, 1 or more, not {max_clients!r}")
         self.max_clients = max_clients
         if defaults is not None and not isinstance(defaults, Mapping):
             raise ValueError(f"defaults must be a mapping, not {type(defaults).__name__}")
@@ -1545,7 +1586,9 @@ class AsyncHTTPClient(Configurable):
         if "use_gzip" in given:
             given["decompress_response"] = given.pop("use_gzip")
         for name in given:
-            if name not in _PARAMETERS or name == "url":
+            if name == "url":
+                raise ValueError("defaults holds 'url', which each request gives for itself")
+            if name not in _PARAMETERS:
                 raise ValueError(
                     f"defaults holds {name!r}, which is no parameter of HTTPRequest"
                     f"{_did_you_mean(str(name))}"
@@ -1747,6 +1790,14 @@ class AsyncHTTPClient(Configurable):
             if fault is not None:
                 raise TypeError(f"callback {fault}")
             notify = callback
+        if raise_error is not True:
+            try:
+                raise_error = flag("raise_error", raise_error)
+            except ValueError as error:
+                asked = request if isinstance(request, HTTPRequest) else HTTPRequest(request)
+                fetch = _Fetch(self, loop, asked, notify, True)
+                fetch._fail(error)
+                return fetch
         plain = proxy = headers = None
         made: HTTPRequest | str
         if not kwargs and type(request) is str:
@@ -1803,6 +1854,7 @@ class AsyncHTTPClient(Configurable):
 
         def start() -> _StreamReader:
             loop = self._bind()
+            raises = flag("raise_error", raise_error)
             if isinstance(request, HTTPRequest):
                 if kwargs:
                     raise ValueError("kwargs can't be used if request is an HTTPRequest object")
@@ -1815,7 +1867,7 @@ class AsyncHTTPClient(Configurable):
             if made.streaming_callback is not None:
                 raise ValueError("stream() and streaming_callback exclude each other")
             fetch = _Fetch(self, loop, made, None, False)
-            fetch._sink = _StreamReader(fetch, raise_error)
+            fetch._sink = _StreamReader(fetch, raises)
             self._fetches.add(fetch)
             fetch.begin()
             return fetch._sink

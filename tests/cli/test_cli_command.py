@@ -285,7 +285,11 @@ async def test_failures_of_replies(reply: bytes, code: int, stage: str) -> None:
 
 async def test_time_out_limit_status_and_redirects(origin: OriginServer) -> None:
     failed(await run("--max-time", "0.2", origin.url("/slow/9")), 28, "response: Timeout.*")
-    failed(await run("--max-filesize", "10", origin.url("/bytes/11")), 63, "body: .*10.*")
+    failed(
+        await run("--max-filesize", "10", origin.url("/bytes/11")),
+        63,
+        "body: .* --max-filesize.*10.*",
+    )
     failed(await run("-f", origin.url("/status/404")), 22, "response: HTTP 404: Not Found")
     ran = await run("-L", "--max-redirs", "1", origin.url("/redirect/2"))
     assert (ran.code, ran.err) == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -380,6 +381,25 @@ async def test_switches_that_are_text(make_client: Any, name: str) -> None:
         assert server.connections == []
         await make_client().fetch(server.url(), **{name: 1})
         await make_client().fetch(server.url(), **{name: 0})
+
+
+async def test_raise_error_that_is_text(client: Any) -> None:
+    """It is a switch as well, wherever it stands, and in a stream."""
+    failed: asyncio.Queue[Any] = asyncio.Queue()
+    async with ScriptedServer(canned(ok())) as server:
+        message = "raise_error must be True or False, not 'false'"
+        for request in (server.url(), HTTPRequest(server.url())):
+            with pytest.raises(ValueError, match=message):
+                await client.fetch(request, raise_error="false")
+            with pytest.raises(ValueError, match=message):
+                await client.fetch(request, None, "false")
+            client.fetch(request, failed.put_nowait, "false")
+            assert str((await failed.get()).error) == message
+            with pytest.raises(ValueError, match=message):
+                async with client.stream(request, raise_error="false"):
+                    pass
+        assert server.connections == []
+        assert (await client.fetch(server.url(), raise_error=0)).code == 200
 
 
 def test_every_switch_is_tested() -> None:

@@ -95,6 +95,28 @@ def test_construction_without_a_loop(client_class: type[Any]) -> None:
     assert asyncio.run(main()) == b"bound"
 
 
+@pytest.mark.usefixtures("configured")
+def test_construction_without_a_loop_shares_nothing(client_class: type[Any]) -> None:
+    """CONTRACT 1, 2: sharing is by loop. Each is of the loop of its first fetch."""
+    asyncio.set_event_loop(None)
+    for kind in (AsyncHTTPClient, client_class):
+        one, other = kind(), kind()
+        assert one is not other
+
+        async def main(one: Any = one, kind: Any = kind) -> bool:
+            async with ScriptedServer(canned(ok())) as server:
+                await one.fetch(server.url())
+            shared = kind()
+            try:
+                return shared is one
+            finally:
+                shared.close()
+
+        assert not asyncio.run(main())
+        one.close()
+        other.close()
+
+
 def test_close_without_a_loop(client_class: type[Any]) -> None:
     """CONTRACT 1: a client that never saw a loop can be closed."""
     asyncio.set_event_loop(None)
@@ -206,6 +228,24 @@ async def test_names_of_later_constructions_count(client_class: type[Any]) -> No
             first.close()
 
 
+@pytest.mark.usefixtures("configured")
+async def test_names_that_no_argument_has(client_class: type[Any]) -> None:
+    """The first construction tells what was meant, too, and no name of ours but the class's."""
+    for kind in (AsyncHTTPClient, client_class):
+        for name, meant in {"maxclients": "max_clients", "force_instanc": "force_instance"}.items():
+            for more in ({}, {"force_instance": True}):
+                message = rf"^\w+\(\) got an .* '{name}'; did you mean {meant}\?$"
+                with pytest.raises(TypeError, match=message):
+                    kind(**{name: 3}, **more)
+    with pytest.raises(ValueError, match=r"'requst', .*; did you mean request_timeout\?"):
+        client_class(force_instance=True, defaults={"requst": 1})
+    with pytest.raises(ValueError, match="'url', which each request gives for itself"):
+        client_class(force_instance=True, defaults={"url": "http://h/"})
+    AsyncHTTPClient.configure(client_class, maxclients=3)
+    with pytest.raises(TypeError, match="did you mean max_clients"):
+        AsyncHTTPClient()
+
+
 async def test_names_of_a_subclass(client_class: type[Any]) -> None:
     """A subclass has arguments of its own; if it takes any, it knows best."""
 
@@ -251,6 +291,8 @@ async def test_names_of_a_subclass(client_class: type[Any]) -> None:
         ({"resolver": "8.8.8.8"}, "resolver must have a method resolve"),
         ({"defaults": [("user_agent", "x")]}, "defaults must be a mapping, not list"),
         ({"defaults": "user_agent"}, "defaults must be a mapping, not str"),
+        ({"max_clients": "3"}, "max_clients must be an int, 1 or more, not '3'"),
+        ({"max_clients": 0}, "max_clients must be an int, 1 or more, not 0"),
         ({"trust_env": "false"}, "trust_env must be True or False, not 'false'"),
     ],
     ids=str,

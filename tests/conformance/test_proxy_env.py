@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -567,6 +568,49 @@ async def test_matrix_32_socks_failures(client: Any, answer: bytes, stage: str) 
         )
     assert isinstance(error, HTTPProxyError)
     assert error.stage == stage
+
+
+UNDEFINED = r"it failed (\(code 9|with a code that SOCKS. does not define)"  # libcurl hides it
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answers", "stage", "words"),
+    [
+        ("socks5", [b"HTTP/1.1 400"], "tunnel", "it does not speak SOCKS5"),
+        ("socks5", [b"\x05\x00", b"HTTP/1.1 400"], "tunnel", "it does not speak SOCKS5"),
+        ("socks4", [b"HTTP/1.1 400"], "tunnel", "it does not speak SOCKS4"),
+        ("socks4a", [b"HTTP/1.1 400"], "tunnel", "it does not speak SOCKS4"),
+        ("socks5", [b"\x05\x7f"], "tunnel", "it chose .* not offered"),
+        ("socks5", [b"\x05\x01"], "proxy-auth", "it chose authentication"),
+        (
+            "socks5",
+            [b"\x05\x00", b"\x05\x00\x00\x09" + bytes(12)],
+            "tunnel",
+            "it answered with an unknown address type",
+        ),
+        ("socks5", [b"\x05\x00", b"\x05\x09\x00\x01" + bytes(6)], "tunnel", UNDEFINED),
+        ("socks4", [b"\x00\x63" + bytes(6)], "tunnel", UNDEFINED),
+        ("socks4", [b"\x00\x5c" + bytes(6)], "proxy-auth", "it does not accept the user id"),
+        ("socks4", [b"\x00\x5d" + bytes(6)], "proxy-auth", "it does not accept the user id"),
+    ],
+)
+async def test_what_is_wrong_with_a_socks_proxy(
+    client: Any, scheme: str, answers: list[bytes], stage: str, words: str
+) -> None:
+    """In words, not in libcurl's numbers."""
+
+    async def handler(peer: Peer) -> None:
+        for answer in answers:
+            await peer.read_some()
+            await peer.send(answer)
+        await peer.closed()
+
+    async with ScriptedServer(handler) as proxy:
+        url = f"{scheme}://{proxy.address}"
+        error = await error_of(client.fetch("http://127.0.0.1:9/", proxy=url))
+    assert isinstance(error, HTTPProxyError)
+    assert error.stage == stage
+    assert re.match(f"proxy {re.escape(url)}: {words}", str(error)), error
 
 
 async def test_socks_wants_credentials(client: Any) -> None:

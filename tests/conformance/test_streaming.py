@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import zlib
 from typing import Any
 
@@ -288,6 +289,24 @@ async def test_future_returning_callback_holds_back_too(client: Any) -> None:
                 gate[-1].set_result(None)
                 await asyncio.sleep(0)
     assert b"".join(seen) == b"x" * 500_000
+
+
+async def test_a_stream_is_not_awaited(client: Any) -> None:
+    with pytest.raises(TypeError, match=r"async with client\.stream\(\.\.\.\) as response"):
+        await client.stream("http://127.0.0.1:9/")
+
+
+async def test_what_callbacks_return_otherwise_is_ignored(client: Any) -> None:
+    """``file.write`` will do: a result that cannot be awaited is nothing to wait for."""
+    body = bytes(range(256)) * 2000
+    lines, file = io.StringIO(), io.BytesIO()
+    async with ScriptedServer(canned(ok(body))) as server:
+        response = await client.fetch(
+            server.url(), header_callback=lines.write, streaming_callback=file.write
+        )
+    assert response.code == 200
+    assert file.getvalue() == body
+    assert lines.getvalue().startswith("HTTP/1.1 200 OK\r\n")
 
 
 def _endless(size: int, head: bytes, piece: bytes) -> Handler:

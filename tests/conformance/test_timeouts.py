@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import sys
 import threading
@@ -95,7 +96,11 @@ async def test_timeout_while_waiting_for_the_response(client: Any) -> None:
     """CONTRACT 34: "Timeout during request", of stage "response"; the socket is closed."""
     async with silent_server() as server:
         error = await timeout_of(client.fetch(server.url(), request_timeout=SHORT))
-        assert "Timeout during request" in str(error)
+        assert str(error).startswith(f"Timeout during request to {server.address}")
+        (note,) = error.__notes__
+        assert re.fullmatch(
+            rf"after [\d.]+ s with request_timeout={SHORT:g}, connect_timeout=20", note
+        )
         assert error.stage == "response"
         await server.finished()
 
@@ -363,6 +368,8 @@ async def test_matrix_43_queue_timeout(make_client: Any, arguments: dict[str, fl
         await server.accepted()
         error = await timeout_of(client.fetch(server.url("/second"), **arguments))
         assert str(error) == "Timeout in request queue"
+        (note,) = error.__notes__
+        assert re.search(r"with request_timeout=.*; [\d.]+ s in the queue, max_clients=1$", note)
         assert (error.stage, error.retryable, error.response) == ("queue", True, None)
         assert len(client.queue) == 0
         assert len(server.connections) == 1

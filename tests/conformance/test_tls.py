@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import ssl
 import warnings
 from pathlib import Path
@@ -263,6 +264,23 @@ async def test_files_that_cannot_be_read(
             with pytest.raises((OSError, ValueError)):
                 await client.fetch(server.url(), **arguments)
             assert server.requests == []
+
+
+@pytest.mark.parametrize("which", ["ca_certs", "client_cert", "client_key"])
+async def test_what_is_no_file_name(
+    client: Any, certificates: Any, server_context: Any, which: str, tmp_path: Any
+) -> None:
+    """PEM text and a directory: the message says what to give instead."""
+    text = certificates.ca.cert_pem.bytes().decode()
+    remedy = "pass it as bytes, or pass the name" if which == "ca_certs" else "pass the name"
+    cert = {} if which == "ca_certs" else {"client_cert": certificates.client_cert_file}
+    async with ScriptedServer(canned(ok()), server_context) as server:
+        with pytest.raises(ValueError, match=f"^{which} holds PEM text: {remedy} of a file that"):
+            await client.fetch(server.url(), **{**cert, which: text})
+        message = re.escape(f"{which}: {str(tmp_path)!r} is a directory; name a single PEM file")
+        with pytest.raises(ValueError, match=message):
+            await client.fetch(server.url(), **{**cert, which: tmp_path})
+        assert server.connections == []
 
 
 # -- item 7: client certificates

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import codeop
+import inspect
 import re
 import subprocess
 import sys
@@ -27,6 +30,42 @@ async def test_examples_run_as_shown(page: Path, tmp_path: Path) -> None:
     write_files(tmp_path)
     async with page_runner.servers() as ports:
         await page_runner.run_page(page, tmp_path, ports)
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=page_name)
+def test_blocks_with_await_can_be_pasted(page: Path) -> None:
+    """Line by line into ``python -m asyncio``, where a blank line ends a compound statement."""
+    for block in blocks(page):
+        if block.language != "python" or not has_top_level_await(block.source):
+            continue
+        if page_name(page) == "docs/server.md" and "\nclass " in block.source:
+            continue  # for a file, as the page says
+        paste(block.source)
+
+
+def has_top_level_await(source: str) -> bool:
+    code = compile(source, "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    return bool(code.co_flags & inspect.CO_COROUTINE)
+
+
+def paste(source: str) -> None:
+    """Compile `source` as the prompt does; raises SyntaxError where that would."""
+    compiler = codeop.CommandCompiler()
+    compiler.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    typed: list[str] = []
+    for line in [*source.splitlines(), ""]:
+        typed.append(line)
+        if compiler("\n".join(typed), symbol="single") is not None:
+            typed.clear()
+    assert not typed, "it waits for more"
+
+
+def test_paste_notices() -> None:
+    """What the prompt takes, and what it does not."""
+    paste("async with a as b:\n    await c\n\nprint(b)\n")
+    for source in ("async with a as b:\n    await c\nprint(b)\n", "def f():\n    a\n\n    b\n"):
+        with pytest.raises(SyntaxError):
+            paste(source)
 
 
 # Pages whose examples show what is peculiar to the default backend.

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import page_runner
+from benchmarks.clients import CLIENTS
 from pages import README, ROOT, blocks
 
 from whimbrel.testing.examples import write_files
@@ -29,6 +30,14 @@ def test_the_two_commands() -> None:
     marked = {block.mark: block for block in blocks(README) if block.mark}
     assert {name: block.source.rstrip("\n") for name, block in marked.items()} == COMMANDS
     assert {block.language for block in marked.values()} == {"sh"}
+
+
+def test_the_number_of_other_clients() -> None:
+    """README and CHANGELOG count them as benchmarks.clients has them: uvloop makes no other one."""
+    others = {name.partition(",")[0] for name in CLIENTS if not name.startswith("whimbrel")}
+    numbers = {9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}
+    for page in (README, ROOT / "CHANGELOG.md"):
+        assert f"{numbers[len(others)]} other clients" in page.read_text()
 
 
 def test_the_commands_are_shell() -> None:

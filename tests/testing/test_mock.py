@@ -316,7 +316,7 @@ async def test_the_newest_route_wins(mock: MockRoutes, mocked: AsyncHTTPClient) 
 
 
 def test_a_target_that_is_no_url() -> None:
-    with pytest.raises(ValueError, match="begin it with http"):
+    with pytest.raises(ValueError, match=r"begin ./path. with http"):
         MockRoutes().route("GET", "/path")
 
 

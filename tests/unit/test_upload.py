@@ -396,7 +396,7 @@ async def test_the_backend_may_take_within_wake() -> None:
     [
         (b"four", "wrote 4 bytes, but header Content-Length says 3"),
         (b"to", "wrote 2 bytes, but header Content-Length says 3"),
-        ("str", "written as bytes, not str"),
+        ("str", "give bytes, not str; encode each piece"),
     ],
 )
 async def test_what_a_producer_does_wrong(written: Any, message: str) -> None:
@@ -538,8 +538,8 @@ async def test_an_iterable_that_raises() -> None:
         ([b"12", b"3", b"4"], "gave 4 bytes, but header Content-Length says 3"),
         ([b"1234"], "gave 4 bytes, but header Content-Length says 3"),
         ([b"1", b"2"], "gave 2 bytes, but header Content-Length says 3"),
-        (["str"], "written as bytes, not str"),
-        ([None], "written as bytes, not NoneType"),
+        (["str"], "give bytes, not str; encode each piece"),
+        ([None], "give bytes, not NoneType"),
     ],
 )
 async def test_what_an_iterable_does_wrong(chunks: list[Any], message: str) -> None:

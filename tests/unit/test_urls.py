@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from whimbrel._policy import urls
-from whimbrel._policy.urls import normalise_host, parse_url, redact
+from whimbrel._policy.urls import check_text, normalise_host, parse_url, redact
 from whimbrel.httpclient import HTTPProxyError
 from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok
 
@@ -368,6 +368,40 @@ def test_errors_name_the_field(url: str, field: str) -> None:
         parse_url(url, field)
 
 
+ESCAPE = "; percent-encode '/', '?', '#' and '@' in a user name or password"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("/hello", "url is not an absolute URL: begin '/hello' with http:// or https://"),
+        ("http:///x", "url has no host: 'http:///x'"),
+        ("http://user@/x", "url has no host"),
+        ("http://h:x/", "url has an invalid port: use 0 to 65535, not 'x'"),
+        ("http://h:65536/", "url has an invalid port: use 0 to 65535, not '65536'"),
+        ("http://u:p/w@h/", f"url has an invalid port: use 0 to 65535{ESCAPE}"),
+        (
+            "/" + "x" * 500,
+            f"url is not an absolute URL: begin '/{'x' * 79}...' with http:// or https://",
+        ),
+    ],
+)
+def test_messages_show_what_is_wrong(url: str, message: str) -> None:
+    """Shortened if it is long, and not where it may be a password."""
+    with pytest.raises(ValueError) as caught:
+        parse_url(url)
+    assert str(caught.value) == message
+
+
+def test_what_to_do_about_a_control_byte() -> None:
+    """Percent-encoding is for URLs; elsewhere it would be another text."""
+    for url in ("http://h/\n", "\nhttp://h/"):
+        with pytest.raises(ValueError, match=r"; remove or percent-encode it$"):
+            parse_url(url)
+    with pytest.raises(ValueError, match=r"^token holds .* at position 1; remove it$"):
+        check_text("token", "x\n")
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -376,7 +410,6 @@ def test_errors_name_the_field(url: str, field: str) -> None:
         "http://user:hunter2?x@h/",
         "http://user:hunter2@h:x/",
         "user:hunter2@h",
-        "hunter2",
         "http:user:hunter2@h",
         "http://user:hunter2@/",
         "http://user:hunter2@[::1/",

@@ -112,9 +112,11 @@ def failure_of(error: Exception) -> Failure | None:
     if isinstance(error, HTTPError):
         if _is_about_the_certificate(error):
             return Failure(Exit.CERTIFICATE, error.stage or "tls", str(error))
+        # The option stands for the parameter that the client speaks of.
+        text = str(error).replace("max_body_size", "--max-filesize")
         for kind, stage, code in _CODES:
             if (kind is None or isinstance(error, kind)) and stage in (None, error.stage):
-                return Failure(code, error.stage or "response", str(error))
+                return Failure(code, error.stage or "response", text)
     if isinstance(error, NotImplementedError | ImportError):
         return Failure(Exit.CAPABILITY, "usage", str(error))
     if isinstance(error, ValueError | HTTPInputError):

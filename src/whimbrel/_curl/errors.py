@@ -159,7 +159,7 @@ TABLE: dict[str, Row] = {
     "E_OUT_OF_MEMORY": Row(
         CurlConnectError, "connect", "libcurl is out of memory or of file descriptors"
     ),
-    "E_OPERATION_TIMEDOUT": Row(CurlTimeoutError, "", "Timeout during request"),
+    "E_OPERATION_TIMEDOUT": Row(CurlTimeoutError, "", "Timeout during request to {origin}"),
     "E_SSL_CONNECT_ERROR": Row(CurlTLSError, "tls", "TLS handshake with {origin} failed", False),
     "E_INTERFACE_FAILED": Row(
         CurlConnectError, "connect", "network_interface {interface!r} cannot be used", False
@@ -217,10 +217,25 @@ E_PROXY = getattr(pycurl, "E_PROXY", 97)
 
 # CURLproxycode values of a SOCKS proxy that wants other credentials (curl/curl.h).
 _SOCKS_AUTH = frozenset((4, 5, 6, 7, 8, 10, 11, 12, 14, 28, 33))
+_LEFT = "it closed the connection"
+_USER_ID = "it does not accept the user id"
 _SOCKS_TEXT = {
-    3: "it closed the connection",
+    1: "it answered with an unknown address type",
+    2: "it does not speak {version}",
+    3: _LEFT,
+    4: "it chose authentication by GSSAPI, which failed",
+    5: "it wants every message authenticated by GSSAPI, which libcurl cannot do",
+    6: "it did not agree to a protection by GSSAPI",
+    7: _USER_ID,
+    8: _USER_ID,
+    9: "the origin's name is longer than 255 bytes",
+    10: "the password is longer than 255 bytes",
+    11: "the user name is longer than 255 bytes",
     12: "it accepts no authentication method that was offered; it wants a user name and password",
-    15: "it closed the connection",
+    13: _LEFT,
+    14: _LEFT,
+    15: _LEFT,
+    16: _LEFT,
     17: "it does not support the address type",
     18: "it does not support the command",
     19: "the origin refused its connection",
@@ -229,8 +244,14 @@ _SOCKS_TEXT = {
     22: "it cannot reach the network",
     23: "it does not allow the connection",
     24: "its connection's TTL expired",
+    25: "it failed with a code that SOCKS5 does not define",
     26: "it rejected the request",
     27: "the origin's name has no address here, and this kind of proxy resolves none",
+    28: _LEFT,
+    29: _LEFT,
+    30: _LEFT,
+    31: "it failed with a code that {version} does not define",
+    32: "it chose an authentication method that was not offered",
     33: "it rejected the credentials",
 }
 
@@ -290,6 +311,7 @@ def _proxy_failure(facts: Facts) -> HTTPError | None:
     if code == E_PROXY:
         refused = facts.proxy_error in _SOCKS_AUTH
         reason = _SOCKS_TEXT.get(facts.proxy_error, f"it failed (code {facts.proxy_error})")
+        reason = reason.format(version=proxy.scheme[:6].upper())
         if facts.proxy_error == 12 and proxy.username is not None:
             reason = "it accepts no authentication method that was offered"
         return CurlProxyError(
@@ -338,7 +360,7 @@ def _timeout(facts: Facts) -> HTTPError:
         if facts.stalled:
             text = f"Stalled: not a byte for {profile.stall_timeout:g} seconds"
         else:
-            text = "Timeout during request"
+            text = f"Timeout during request to {exchange.url.netloc}"
         return CurlTimeoutError(text, stage=_phase(facts), retryable=_safe(facts))
     if proxy is not None:
         if not facts.namelookup:

@@ -861,7 +861,9 @@ class Transfer:
                 self._deadline = self._owner._driver_loop.call_later(
                     max(0.0, exchange.request_timeout - spent),
                     self._fail_from_loop,
-                    CurlTimeoutError("Timeout during request", stage="body"),
+                    CurlTimeoutError(
+                        f"Timeout during request to {exchange.url.netloc}", stage="body"
+                    ),
                 )
             return
         self._complete(code, message)

@@ -15,6 +15,7 @@ from whimbrel._policy.urls import (
     normalise_host,
     parse_authority,
     refuse_control_bytes,
+    refuse_control_bytes_in_url,
 )
 
 PROXY_SCHEMES = {
@@ -61,7 +62,7 @@ def parse_proxy_url(url: str, auth_mode: str | None = None, field: str = "proxy"
     """
     if not isinstance(url, str):
         raise ValueError(f"{field} must be a URL, False or None, not {type(url).__name__}")
-    refuse_control_bytes(field, url)
+    refuse_control_bytes_in_url(field, url)
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "http", url
@@ -79,7 +80,7 @@ def parse_proxy_url(url: str, auth_mode: str | None = None, field: str = "proxy"
             f"{field} has a path, which no proxy URL has; percent-encode '/', '?' and '#' in user"
             " name and password"
         )
-    username, password, host, port = parse_authority(authority, field, lowest_port=1)
+    username, password, host, port = parse_authority(authority, field, url, lowest_port=1)
     return Proxy(
         scheme,
         host,
@@ -113,7 +114,7 @@ def proxy_from_host(host: str, port: int | None, auth_mode: str | None) -> Proxy
         return parse_proxy_url(f"{host}:{port}", auth_mode, "proxy_host")
     if ":" in host:
         literal = host if host[:1] == "[" else f"[{host}]"
-        name = parse_authority(literal, "proxy_host")[2]
+        name = parse_authority(literal, "proxy_host", literal)[2]
     else:
         name = normalise_host(host, "proxy_host")
     return Proxy("http", name, port, None, None, check_auth_mode(auth_mode))

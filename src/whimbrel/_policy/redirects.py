@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 
 from whimbrel._policy.exchange import Exchange, headers_without
 from whimbrel._policy.fields import BODY_FIELDS, SECRET_FIELDS
-from whimbrel._policy.urls import parse_url, refuse_control_bytes
+from whimbrel._policy.urls import parse_url, refuse_control_bytes_in_url
 
 REDIRECT_CODES = frozenset((301, 302, 303, 307, 308))
 _BODY_OPTIONS = ("body", "body_producer", "json", "form", "expect_100_continue")
@@ -37,7 +37,7 @@ def follow_up(
     except UnicodeError:
         pass
     location = location.strip(" \t")
-    refuse_control_bytes("redirect Location", location)  # urljoin() would strip some
+    refuse_control_bytes_in_url("redirect Location", location)  # urljoin() would strip some
     if location.startswith("//"):
         location = f"{exchange.url.scheme}:{location}"
     # urljoin() takes an absolute URL without a host ("http:///x") for a relative one.

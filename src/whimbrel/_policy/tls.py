@@ -34,7 +34,7 @@ def refuse_control_bytes_in_files(options: Mapping[str, Any]) -> None:
     for field in FILE_PARAMETERS:
         value = options.get(field)
         if isinstance(value, str):
-            refuse_control_bytes(field, value)
+            _refuse_text(field, value)
 
 
 def decide_tls(options: Mapping[str, Any]) -> tuple[TLS, TLS]:
@@ -67,10 +67,20 @@ def _path(field: str, value: Any) -> str:
     path = os.fspath(value)
     if not isinstance(path, str):
         path = os.fsdecode(path)
-    refuse_control_bytes(field, path)
+    _refuse_text(field, path)
+    if os.path.isdir(path):
+        raise ValueError(f"{field}: {path!r} is a directory; name a single PEM file")
     if not os.path.isfile(path):
         raise ValueError(f"{field}: there is no file {path!r}")
     return path
+
+
+def _refuse_text(field: str, name: str) -> None:
+    """Refuse what is no file's name: what should be in the file, or control bytes."""
+    if "-----BEGIN " in name:
+        remedy = "pass it as bytes, or pass" if field == "ca_certs" else "pass"
+        raise ValueError(f"{field} holds PEM text: {remedy} the name of a file that holds it")
+    refuse_control_bytes(field, name)
 
 
 _SSL_DICT_KEYS = frozenset(("certfile", "keyfile", "ca_certs", "cert_reqs", "ciphers"))

@@ -23,6 +23,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SPLIT = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(?://([^/?#]*))?([^?#]*)(\?[^#]*)?(?:#.*)?", re.S)
 _HOST = re.compile(r"[a-z0-9_~\-]+(?:\.[a-z0-9_~\-]+)*\.?")
 _NUMBER = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)")
+_LONGEST_SHOWN = 80  # characters of a URL, in a message
 _NOT_PRINTABLE_ASCII = re.compile(r"[^\x21-\x7e]+")
 
 
@@ -52,14 +53,19 @@ class URL(NamedTuple):
         return self.scheme, self.host, self.port
 
 
-def refuse_control_bytes(field: str, value: str) -> None:
+def refuse_control_bytes(field: str, value: str, remedy: str = "remove it") -> None:
     """Raise ValueError naming `field` when `value` holds a byte 0x00-0x1F or 0x7F."""
     found = CONTROL.search(value)
     if found:
         raise ValueError(
             f"{field} holds the control character {found.group()!r} at position {found.start()};"
-            " remove or percent-encode it"
+            f" {remedy}"
         )
+
+
+def refuse_control_bytes_in_url(field: str, url: str) -> None:
+    """The same of a URL, in which they can be percent-encoded."""
+    refuse_control_bytes(field, url, "remove or percent-encode it")
 
 
 def check_text(field: str, value: object) -> str:
@@ -100,7 +106,7 @@ def _parse_url(url: str, field: str) -> URL:
         raise ValueError(
             f"Unsupported {field} scheme {scheme!r}: only http and https URLs can be fetched"
         )
-    username, password, host, port = parse_authority(authority, field)
+    username, password, host, port = parse_authority(authority, field, url)
     if port is None:
         port = DEFAULT_PORTS[scheme]
     bracketed = f"[{host}]" if ":" in host else host
@@ -120,7 +126,7 @@ def _parse_url(url: str, field: str) -> URL:
 def _split(url: str, field: str) -> tuple[str, str, str, str]:
     if not isinstance(url, str):
         raise ValueError(f"{field} must be a str, not {type(url).__name__}")
-    refuse_control_bytes(field, url)
+    refuse_control_bytes_in_url(field, url)
     found = _SPLIT.fullmatch(url.strip(" "))
     if not found or found.group(2) is None:
         scheme = found.group(1).lower() if found else ""
@@ -128,8 +134,9 @@ def _split(url: str, field: str) -> tuple[str, str, str, str]:
             raise ValueError(
                 f"Unsupported {field} scheme {scheme!r}: only http and https URLs can be fetched"
             )
-        # Not shown: what is no URL cannot be searched for a password in it.
-        raise ValueError(f"{field} is not an absolute URL: begin it with http:// or https://")
+        raise ValueError(
+            f"{field} is not an absolute URL: begin {shown(url) or 'it'} with http:// or https://"
+        )
     scheme, authority, path, query = found.groups()
     return scheme.lower(), authority, path, query or ""
 
@@ -139,9 +146,21 @@ def _has_port(url: str) -> bool:
     return url.partition(":")[2][:1].isdigit()
 
 
+def shown(url: str, value: str | None = None) -> str:
+    """`url`, or a `value` taken from it, for a message about what is wrong with it.
+
+    It is "" if there is an "@": what is no URL cannot be searched for a password.
+    """
+    if "@" in url:
+        return ""
+    text = url if value is None else value
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
+
+
 def parse_authority(
-    authority: str, field: str, lowest_port: int = 0
+    authority: str, field: str, url: str, lowest_port: int = 0
 ) -> tuple[str | None, str | None, str, int | None]:
+    """Return user name, password, host and port of the authority of `url`, decoded."""
     userinfo, at, hostport = authority.rpartition("@")
     username = password = None
     if at:
@@ -163,16 +182,19 @@ def _host_and_port(hostport: str, field: str, lowest_port: int) -> tuple[str, in
             raise ValueError(f"{field} has a malformed IPv6 host {hostport!r}")
     else:
         name, _, port_text = hostport.partition(":")
+        if not name:
+            raise ValueError(f"{field} has no host" + (f": {shown(url)}" if shown(url) else ""))
         host = normalise_host(name, field)
     port = None
     if port_text:
         is_number = port_text.isascii() and port_text.isdigit()
         if not is_number or not lowest_port <= int(port_text) <= 65535:
-            # Not shown: it may be a password with an unescaped "/" behind it.
-            raise ValueError(
-                f"{field} has an invalid port: use {lowest_port} to 65535; percent-encode '/',"
-                " '?', '#' and '@' in a user name or password"
-            )
+            message = f"{field} has an invalid port: use {lowest_port} to 65535"
+            if "@" in url:  # it may be a password with an unescaped "/" behind it
+                message += "; percent-encode '/', '?', '#' and '@' in a user name or password"
+            else:
+                message += f", not {shown(url, port_text)}"
+            raise ValueError(message)
         port = int(port_text)
     return host, port
 

@@ -70,7 +70,7 @@ def timed_out(situation: Situation, *, stalled: bool = False) -> HTTPTimeoutErro
         limit = situation.exchange.profile.stall_timeout
         text = f"Stalled: not a byte for {limit:g} seconds"
     else:
-        text = "Timeout during request"
+        text = f"Timeout during request to {situation.exchange.url.netloc}"
     return HTTPTimeoutError(text, stage=situation.stage, retryable=situation.safe)
 
 

@@ -464,7 +464,9 @@ class _MockExchange:
         self._stall: asyncio.TimerHandle | None = None
         if exchange.request_timeout:
             self._deadline = loop.call_later(
-                exchange.request_timeout, self._time_out, "Timeout during request"
+                exchange.request_timeout,
+                self._time_out,
+                f"Timeout during request to {exchange.url.netloc}",
             )
         self._task = loop.create_task(self._run())
         self._task.add_done_callback(self._ended)

@@ -123,8 +123,10 @@ class OriginServer(LoopbackServer):
     Args:
         ssl_context: a server-side context for https; None speaks http. `localhost_context()` of
             `whimbrel.testing` makes one.
-        routes: handlers by first path segment ("/hello"), over and above the built-in ones. What a
-            handler raises is logged and answered with 500.
+        routes: handlers by first path segment ("/hello"), over and above the built-in ones. A
+            handler, a function or a coroutine function, gets a `Request` and returns a `Reply`:
+            ``lambda request: Reply(200, request.body)``. What it raises is logged and answered
+            with 500.
         limits: see `Limits`.
         port: the TCP port to listen on; 0 is a free one.
 
