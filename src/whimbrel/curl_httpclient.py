@@ -34,6 +34,9 @@ __all__ = ["CapabilityError", "CurlAsyncHTTPClient", "CurlError"]
 _REMEMBERED = 4096
 _KNOWN_HEADS = 256
 
+_SHARED = ("2", "3")
+"""Versions of HTTP that talk on idle connections; libcurl listens there itself."""
+
 
 class CurlAsyncHTTPClient(AsyncHTTPClient):
     """An :class:`~whimbrel.httpclient.AsyncHTTPClient` on libcurl.
@@ -123,6 +126,10 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         self._versions[local] = version
         if before != version:
             self._tainted.discard(local)
+
+    def _is_shared(self, local: tuple[str, int]) -> bool:
+        """Whether the connection with this local end is known as one that requests share."""
+        return self._versions.get(local) in _SHARED
 
     # For the driver
 
