@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import Any
 
+import pycurl
 import pytest
 
 from whimbrel._curl import driver as driver_module
@@ -14,7 +16,7 @@ from whimbrel._curl.room import ROOM, Room
 from whimbrel._send_queue import unacknowledged
 from whimbrel.testing.scripted import Peer, ScriptedServer, canned, chunked, ok, reply, routes
 
-from .support import until
+from .support import speak, until
 
 MB = 1024 * 1024
 BODY = os.urandom(8 * MB + 4_321)
@@ -261,6 +263,43 @@ async def test_what_comes_on_a_paused_connection(
         for _ in range(2):
             response = await curl_client.fetch(server.url("/post"), method="POST", body=b"once")
             assert response.body == b"good"
+    assert not curl_client._paused
+
+
+async def test_a_port_that_a_paused_connection_has_as_well(curl_client: Any) -> None:
+    """One local port may have several peers: what comes from the one is not the other's."""
+    paused, go_on = asyncio.Event(), asyncio.Event()
+    port = 0
+
+    def prepare(easy: pycurl.Curl) -> None:
+        def share(fd: int, purpose: int) -> int:
+            sock = socket.socket(fileno=fd)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.detach()
+            return 0
+
+        easy.setopt(pycurl.SOCKOPTFUNCTION, share)
+        easy.setopt(pycurl.LOCALPORT, port)
+
+    async def take(chunk: bytes) -> None:
+        paused.set()
+        await go_on.wait()
+
+    answers = routes({"/": ok(BODY[:100_000]), "/small": ok(b"good")})
+    async with ScriptedServer(answers) as server, ScriptedServer(answers) as other:
+        first = await curl_client.fetch(other.url("/small"), prepare_curl_callback=prepare)
+        port = first.local_address[1]
+        large = curl_client.fetch(
+            server.url(), streaming_callback=take, prepare_curl_callback=prepare
+        )
+        await paused.wait()
+        await until(lambda: curl_client._paused)
+        assert server.connections[0].address == other.connections[0].address
+        await speak(other.connections[0], EVIL)
+        assert (await curl_client.fetch(other.url("/small"))).body == b"good"
+        assert len(other.connections) == 2
+        go_on.set()
+        await large
     assert not curl_client._paused
 
 

@@ -707,8 +707,7 @@ class Transfer:
         """What a WRITEFUNCTION returns that takes nothing now."""
         self._paused |= pycurl.PAUSE_RECV
         self._was_paused = True
-        if self._local is not None:
-            self._owner._paused[self._local] = None
+        self._owner._paused[self._local, self._remote] = None
         return int(pycurl.WRITEFUNC_PAUSE)
 
     def _go_on(self) -> None:
@@ -720,10 +719,9 @@ class Transfer:
 
     def _end_pause(self) -> None:
         self._paused &= ~pycurl.PAUSE_RECV
-        if self._local is not None:
-            fd = self._owner._paused.pop(self._local, None)
-            if fd is not None:
-                self._stirred = fd
+        fd = self._owner._paused.pop((self._local, self._remote), None)
+        if fd is not None:
+            self._stirred = fd
 
     def _resume_sending(self) -> None:
         """The producer has written something, or come to its end."""
