@@ -800,12 +800,9 @@ class Transfer:
         if self._paused:
             self._end_pause()
         if self._low_water is not None:
-            low_water, self._low_water = self._low_water, None
-            try:
-                low_water.end()
-            except OSError:
-                if self._local is not None:
-                    self._owner._taint(self._local)
+            # libcurl has closed the socket, or is about to: more of the body was to come.
+            self._low_water.forget()
+            self._low_water = None
         if self._upload is not None:
             self._upload.cancel()
         if self._deadline is not None:
