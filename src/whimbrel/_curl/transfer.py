@@ -711,9 +711,8 @@ class Transfer:
         return int(pycurl.WRITEFUNC_PAUSE)
 
     def _go_on(self) -> None:
-        """More of the body can be taken, unless its consumer is busy."""
-        is_held = self._download is not None and self._download.paused
-        if self._paused & pycurl.PAUSE_RECV and not is_held:
+        """More of the body can be taken; by a consumer that is busy, it is refused once more."""
+        if self._paused & pycurl.PAUSE_RECV:
             self._end_pause()
             self._owner._driver.pause(self.easy, self._paused)
 
