@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from conftest import Certificates
 from whimbrel._send_queue import unacknowledged
 from whimbrel.httpclient import HTTPStreamClosedError
 from whimbrel.testing.scripted import Peer, ScriptedServer, ok, reply
@@ -178,3 +179,44 @@ async def test_one_that_requests_share_will_do(curl_client: Any) -> None:
         curl_client._versions[other.address] = "2"
         assert (await curl_client.fetch(server.url("/die"))).body == b"/die"
         assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize("answer", [b"", CHALLENGE])
+async def test_through_a_second_tunnel(
+    curl_client: Any, certificates: Certificates, answer: bytes
+) -> None:
+    """What the proxy says to that is not the origin's answer, and not lost."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_head()
+        number = len(server.connections)
+        connected = f"HTTP/1.1 200 Connected\r\nX-Number: {number}\r\n\r\n".encode()
+        await peer.start_tls(certificates.server_context(), connected)
+        await peer.read_request()
+        await peer.send(ok(b"first" if number == 1 else b"second"))
+        if number == 1:
+            await peer.read_request()
+            if answer:
+                await peer.send(answer)
+        else:
+            await peer.closed()
+
+    lines: list[str] = []
+    async with ScriptedServer(handler) as server:
+        for body, number in ((b"first", "1"), (b"second", "2")):
+            lines.clear()
+            taken = bytearray()
+            response = await curl_client.fetch(
+                "https://localhost/",
+                proxy=server.url(""),
+                ca_certs=certificates.ca_file,
+                header_callback=lines.append,
+                streaming_callback=taken.extend,
+                auth_username="u",
+                auth_password="p",
+                auth_mode="digest",
+            )
+            assert taken == body
+            assert [line for line in lines if line.startswith("HTTP/")] == ["HTTP/1.1 200 OK\r\n"]
+            assert response.proxy_code == 200
+            assert response.proxy_headers["X-Number"] == number

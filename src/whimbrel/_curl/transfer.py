@@ -398,20 +398,13 @@ class Transfer:
             return 0
         if self._begun or line not in (b"\r\n", b"\n"):
             return None  # a trailer, or not yet the end of the block
+        assert self._plan is not None
+        if self._plan.tunnel and (not self._requests or self._opened > self._requests):
+            return self._end_answer_to_connect()
         status = self._status()
         exchange = self._exchange
         assert exchange is not None
-        assert self._plan is not None
-        if self._plan.tunnel and not self._requests:
-            self._proxy_code = status
-            self._proxy_lines = lines[self._block :]
-            self._block = len(lines)
-            if status == 407:
-                self._rounds += 1
-                if self._rounds >= MAX_ROUNDS:
-                    self._error = self._too_many_rounds(status)
-                    return 0
-        elif 100 <= status < 200:
+        if 100 <= status < 200:
             self._interim += 1
             self._continued = self._continued or status == 100
             self._block = len(lines)
@@ -429,6 +422,28 @@ class Transfer:
                 self._expect_no_more(status)
             if exchange.on_head is not None:
                 return self._deliver_head()
+        return None
+
+    def _end_answer_to_connect(self) -> int | None:
+        """A proxy's header block is whole; it may be that of a second tunnel."""
+        lines = self._lines
+        if self._requests:
+            begun = len(lines) - 1
+            while begun and lines[begun - 1] not in (b"\r\n", b"\n", b""):
+                begun -= 1
+            if begun <= self._seen:
+                # No answer came through the first one, and this is none.
+                self._seen = len(lines)
+                self._head_bytes = sum(map(len, lines[begun:]))
+            self._block = begun
+        self._proxy_code = status = self._status()
+        self._proxy_lines = lines[self._block :]
+        self._block = len(lines)
+        if status == 407:
+            self._rounds += 1
+            if self._rounds >= MAX_ROUNDS:
+                self._error = self._too_many_rounds(status)
+                return 0
         return None
 
     def _expect_no_more(self, status: int) -> None:
