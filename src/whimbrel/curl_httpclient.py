@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import weakref
@@ -34,6 +35,9 @@ __all__ = ["CapabilityError", "CurlAsyncHTTPClient", "CurlError"]
 _REMEMBERED = 4096
 _KNOWN_HEADS = 256
 
+_SHARED = ("2", "3")
+"""Versions of HTTP that talk on idle connections; libcurl listens there itself."""
+
 
 class CurlAsyncHTTPClient(AsyncHTTPClient):
     """An :class:`~whimbrel.httpclient.AsyncHTTPClient` on libcurl.
@@ -52,9 +56,10 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         # Local ends of HTTP/1 connections that were readable while they idled: what they hold
         # is not the answer to any request (libcurl itself looks only after a second).
         self._tainted: set[tuple[str, int]] = set()
-        # Those of transfers that are paused, whose sockets libcurl does not watch either: the
-        # descriptor, where there was an event on it.
-        self._paused: dict[tuple[str, int], int | None] = {}
+        # Both ends of those of transfers that are paused, whose sockets libcurl does not watch
+        # either: the descriptor, where there was an event on it.
+        self._paused: dict[tuple[Any, Any], int | None] = {}
+        # What is spoken, by local end, of the last few that a head came on.
         self._versions: dict[tuple[str, int], str] = {}
         # libcurl's numbers of connections, by both ends: one local port may have several peers.
         self._connections: dict[tuple[Any, Any], int] = {}
@@ -108,7 +113,6 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
     def _remember_connection(
         self, local: tuple[str, int], remote: tuple[str, int] | None, number: int, version: str
     ) -> None:
-        # To the end of both: what is known as a connection is known with its version.
         self._connections.pop((local, remote), None)
         if len(self._connections) >= self._remembered:
             del self._connections[next(iter(self._connections))]
@@ -124,6 +128,10 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         if before != version:
             self._tainted.discard(local)
 
+    def _is_shared(self, local: tuple[str, int]) -> bool:
+        """Whether the connection with this local end is known as one that requests share."""
+        return self._versions.get(local) in _SHARED
+
     # For the driver
 
     def _idle_event(self, fd: int) -> None:
@@ -138,14 +146,20 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
             os.close(duplicate)
             return  # an eventfd of libcurl's, or somebody else's number by now
         with sock:
+            if sock.type != socket.SOCK_STREAM or sock.family == getattr(socket, "AF_UNIX", None):
+                return  # a resolver's
             try:
                 local = sock.getsockname()[:2]
             except OSError:
                 return
-        # HTTP/2 and 3 talk on idle connections; libcurl listens there itself.
-        if local in self._paused:
-            self._paused[local] = fd
-        elif self._versions.get(local) in ("1.0", "1.1"):
+            ends = None
+            if self._paused:
+                with contextlib.suppress(OSError):  # it has no peer any more
+                    ends = local, sock.getpeername()[:2]
+        if ends in self._paused:
+            self._paused[ends] = fd
+        elif not self._is_shared(local):
+            # Nor do we trust one of which it is not known what is spoken there.
             self._taint(local)
 
     def _taint(self, local: tuple[str, int]) -> None:

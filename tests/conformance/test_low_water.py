@@ -11,7 +11,7 @@ import pytest
 
 from whimbrel import _low_water
 from whimbrel._low_water import MARK, LowWater
-from whimbrel.testing.scripted import Peer, ScriptedServer, ok, routes
+from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok, routes
 
 from .support import MB, settled, until
 
@@ -160,5 +160,23 @@ async def test_not_below_tls(make_client: Any, certificates: Any, marks: list[Lo
     taken = Taken()
     async with ScriptedServer(routes({"/": ok(BODY)}), ssl_context=context) as server:
         await client.fetch(server.url(), streaming_callback=taken, ca_certs=certificates.ca_file)
+    assert taken.body == BODY
+    assert not marks
+
+
+async def test_not_through_an_https_proxy(
+    make_client: Any, certificates: Any, marks: list[LowWater]
+) -> None:
+    """Though the origin is a plain one: what the socket carries are records."""
+    client = make_client()
+    context = certificates.server_context()
+    taken = Taken()
+    async with ScriptedServer(canned(ok(BODY)), ssl_context=context) as proxy:
+        await client.fetch(
+            "http://origin.test/",
+            proxy=proxy.url(),
+            ca_certs=certificates.ca_file,
+            streaming_callback=taken,
+        )
     assert taken.body == BODY
     assert not marks

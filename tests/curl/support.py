@@ -14,6 +14,8 @@ import pycurl
 import pytest
 
 from whimbrel._curl import pollers
+from whimbrel._send_queue import unacknowledged
+from whimbrel.testing.scripted import Peer
 
 # What the driver and the transfers call that can fail, and as what.
 FAILURES: dict[str, Callable[[], Exception]] = {
@@ -137,3 +139,12 @@ async def until(condition: Callable[[], object]) -> None:
     """Wait until `condition()` holds, where nothing tells of it; the test's limit bounds it."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.002)
+
+
+async def speak(peer: Peer, data: bytes) -> None:
+    """Send what nobody asked for, and wait until it lies on the client's socket.
+
+    The system may hold it back until it has heard of what was sent before.
+    """
+    await peer.send(data)
+    await until(lambda: not unacknowledged(peer._sock.fileno()))

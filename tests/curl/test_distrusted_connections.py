@@ -67,3 +67,25 @@ async def test_the_second_connection_has_what_remains_of_the_deadline(
             )
         assert time.perf_counter() - begun < 1.4
         assert len(server.connections) == 2
+
+
+async def test_what_the_proxy_said_is_that_of_the_second_connection(
+    make_client: Any, certificates: Certificates
+) -> None:
+    """And the header block of the first is not counted once more."""
+    connected = b"HTTP/1.1 200 Connected\r\nX-Number: %d\r\nX-Long: " + b"x" * 400 + b"\r\n\r\n"
+    client = make_client(max_header_size=800)
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_head()
+        client._tainted.add(peer.address)
+        await peer.start_tls(certificates.server_context(), connected % len(server.connections))
+        await canned(ok())(peer)
+
+    async with ScriptedServer(handler) as server:
+        response = await client.fetch(
+            "https://localhost/", proxy=server.url(""), ca_certs=certificates.ca_file
+        )
+    assert len(server.connections) == 2
+    assert response.proxy_code == 200
+    assert response.proxy_headers["X-Number"] == "2"

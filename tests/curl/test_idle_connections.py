@@ -6,15 +6,17 @@ libcurl looks at an idle connection only after a second or so; the driver tells 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from whimbrel.httpclient import HTTPError
 from whimbrel.testing.scripted import Peer, ScriptedServer, ok
 
-from .support import until
+from .support import speak, until
 
 STRAY = [
     b"x",
@@ -117,6 +119,66 @@ async def test_matrix_19_a_connection_that_speaks_for_ever(curl_client: Any) -> 
         await until(lambda: sent)
         assert (await curl_client.fetch(server.url())).body == b"ok"
         assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_matrix_19_after_many_other_connections(kind: str, curl_client: Any) -> None:
+    """However many came since, and failed, and whatever is still remembered of this one."""
+    curl_client._remembered = 8
+
+    async def cut(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(ok(b"x" * 100)[:-1])
+
+    async with ScriptedServer(_serve) as server, ScriptedServer(cut) as other:
+        await curl_client.fetch(server.url("/first"))
+        for number in range(10):
+            with pytest.raises(HTTPError):
+                await curl_client.fetch(other.url(), streaming_callback=lambda chunk: None)
+            if number % 4 == 0:
+                await curl_client.fetch(server.url("/again"))
+        assert len(server.connections) == 1
+        await speak(server.connections[0], STRAY[2])
+        assert (await curl_client.fetch(server.url("/last"), **KINDS[kind])).body == b"/last"
+        assert len(server.connections) == 2
+
+
+async def test_what_is_said_on_a_connection_that_requests_share(curl_client: Any) -> None:
+    """libcurl listens there itself: it goes on being used."""
+    async with ScriptedServer(_serve) as server:
+        await curl_client.fetch(server.url("/first"))
+        (peer,) = server.connections
+        curl_client._versions[peer.address] = "2"
+        await speak(peer, b"x")
+        with contextlib.suppress(HTTPError):  # what it says is no HTTP/2, of course
+            await curl_client.fetch(server.url("/second"))
+        assert not curl_client._tainted
+
+
+async def test_what_was_spoken_on_that_port_before(curl_client: Any) -> None:
+    """A new connection between the same ports as an old one, which spoke something else."""
+    async with ScriptedServer(_serve) as server:
+        for port in range(1024, 65536):
+            local = ("127.0.0.1", port)
+            curl_client._connections[local, ("127.0.0.1", server.port)] = 7
+            curl_client._versions[local] = "2"
+        held, go_on = asyncio.Event(), asyncio.Event()
+
+        async def hold(chunk: bytes) -> None:
+            held.set()
+            await go_on.wait()
+
+        first = curl_client.fetch(server.url("/first"), streaming_callback=hold)
+        await held.wait()
+        # The connection is idle, though its response is not yet there.
+        await until(lambda: not len(curl_client._driver))
+        await speak(server.connections[0], STRAY[2])
+        assert (await curl_client.fetch(server.url("/second"))).body == b"/second"
+        go_on.set()
+        await first
+        await speak(server.connections[1], STRAY[2])
+        assert (await curl_client.fetch(server.url("/third"))).body == b"/third"
+        assert len(server.connections) == 3
 
 
 async def _pass(seconds: float) -> None:

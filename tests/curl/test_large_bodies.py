@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import pycurl
 import pytest
 
-from whimbrel.httpclient import HTTPLimitError
-from whimbrel.testing.scripted import Peer, ScriptedServer, ok
+from whimbrel.httpclient import HTTPError, HTTPLimitError
+from whimbrel.testing.scripted import Peer, ScriptedServer, ok, routes
 
 from .support import until
 
@@ -46,3 +47,67 @@ async def test_libcurl_may_decode_and_max_body_size_holds(curl_client: Any, limi
         else:
             with pytest.raises(HTTPLimitError):
                 await fetch
+
+
+@pytest.mark.parametrize("how", ["cancel", "cut", "raise"])
+async def test_nothing_is_remembered_of_one_that_was_given_up(curl_client: Any, how: str) -> None:
+    """Its connection is closed, and there is nothing left to be distrusted."""
+    body = os.urandom(8 * MB)
+    taken = 0
+
+    def take(chunk: bytes) -> None:
+        nonlocal taken
+        taken += len(chunk)
+        if how == "raise" and taken >= 4 * MB:
+            raise KeyError(taken)
+
+    def low_water() -> Any:
+        return [done.__self__._low_water for done in curl_client._driver._transfers.values()]
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(ok(body)[: 2 * MB])
+        await until(lambda: any(low_water()))
+        if how == "cancel":
+            fetch.cancel()
+        await peer.send(body[: 4 * MB])
+        if how == "raise":
+            await peer.closed()
+
+    async with ScriptedServer(handler) as server:
+        for _ in range(2):
+            taken = 0
+            fetch = curl_client.fetch(server.url(), streaming_callback=take)
+            with pytest.raises((asyncio.CancelledError, HTTPError, KeyError)):
+                await fetch
+    assert not curl_client._tainted
+
+
+async def test_the_next_one_has_the_usual_buffer(
+    curl_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handle that took a large body in large pieces does not do so for ever."""
+    sizes: list[int] = []
+    original = pycurl.Curl
+
+    class Noting(original):  # type: ignore[misc, valid-type]
+        def setopt(self, option: int, value: Any) -> None:
+            super().setopt(option, value)
+            if option == pycurl.BUFFERSIZE:
+                sizes.append(value)
+
+    monkeypatch.setattr(pycurl, "Curl", Noting)
+    async with ScriptedServer(routes({"/": ok(os.urandom(8 * MB)), "/small": ok()})) as server:
+
+        def fetch(path: str) -> Any:
+            return curl_client.fetch(server.url(path), streaming_callback=lambda chunk: None)
+
+        await fetch("/small")
+        usual = sizes[-1]
+        await fetch("/")
+        if max(sizes) == usual:
+            pytest.skip("this libcurl refuses it on a handle in use")
+        assert sizes[-1] == usual
+        count = len(sizes)
+        await fetch("/small")
+        assert len(sizes) == count  # it is the same handle, whose options were not set anew

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
+import threading
 from typing import Any
 
+import pycurl
 import pytest
 
 from whimbrel._curl import driver as driver_module
@@ -14,7 +18,7 @@ from whimbrel._curl.room import ROOM, Room
 from whimbrel._send_queue import unacknowledged
 from whimbrel.testing.scripted import Peer, ScriptedServer, canned, chunked, ok, reply, routes
 
-from .support import until
+from .support import speak, until
 
 MB = 1024 * 1024
 BODY = os.urandom(8 * MB + 4_321)
@@ -148,6 +152,38 @@ async def test_a_turn_has_its_share(curl_client: Any, waits: list[int], answer: 
     assert max(took.values()) <= 2 * (SMALL + 16 * 1024)
 
 
+async def test_sockets_of_one_turn_share_it(curl_client: Any, waits: list[int]) -> None:
+    """Those that are ready at once, none of which has waited."""
+    loop = asyncio.get_running_loop()
+    taken = 0
+    first: list[int] = []
+
+    def take(chunk: bytes) -> None:
+        nonlocal taken
+        taken += len(chunk)
+        if taken > 4 * 100 and not first:
+            loop.call_soon(lambda: first.append(taken))
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(ok(BODY)[: -len(BODY)] + BODY[:100])
+        await peer.closed()
+
+    async with ScriptedServer(handler) as server:
+        fetches = [curl_client.fetch(server.url(), streaming_callback=take) for _ in range(4)]
+        await until(lambda: taken == 4 * 100)
+        for peer in server.connections:
+            await until(lambda peer=peer: not unacknowledged(peer._sock.fileno()))
+        for peer in server.connections:
+            assert peer._sock.send(BODY[100 : 2 * SMALL]) == 2 * SMALL - 100
+        await until(lambda: first)
+        for fetch in fetches:
+            fetch.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
+    # Two turns, it may be, and what a piece takes beyond each.
+    assert first[0] <= 2 * (SMALL + 16 * 1024)
+
+
 @pytest.mark.parametrize("how", ["cancel", "close"])
 async def test_who_is_given_up_while_it_waits(make_client: Any, waits: list[int], how: str) -> None:
     client = make_client()
@@ -179,6 +215,7 @@ async def test_who_is_given_up_while_it_waits(make_client: Any, waits: list[int]
             fetch.cancel()
         else:
             client.close()
+            assert not client._driver.room._waiting
         seen = size
         with pytest.raises((asyncio.CancelledError, Exception)):
             await fetch
@@ -186,6 +223,52 @@ async def test_who_is_given_up_while_it_waits(make_client: Any, waits: list[int]
         assert size == seen
         if how == "cancel":
             assert (await client.fetch(server.url("/small"))).body == b"small"
+
+
+def _pour(listener: socket.socket, count: int) -> None:
+    """Answer with more than anybody takes, on connections whose buffers are always full."""
+
+    def pour(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            sock.recv(65536)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n")
+            while True:
+                sock.sendall(BODY)
+
+    pouring = [threading.Thread(target=pour, args=listener.accept()[:1]) for _ in range(count)]
+    for thread in pouring:
+        thread.start()
+    for thread in pouring:
+        thread.join()
+
+
+async def test_each_gets_its_share(curl_client: Any) -> None:
+    """Of downloads that have as much to give, none gets much more than another."""
+    taken = [0] * 4
+    enough = asyncio.Event()
+
+    def taker(number: int) -> Any:
+        def take(chunk: bytes) -> None:
+            taken[number] += len(chunk)
+            if sum(taken) >= 500 * MB:
+                enough.set()
+
+        return take
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=_pour, args=(listener, 4))
+        server.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        fetches = [
+            curl_client.fetch(url, streaming_callback=taker(number), max_body_size=10**12)
+            for number in range(4)
+        ]
+        await enough.wait()
+        for fetch in fetches:
+            fetch.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
+        server.join()
+    assert min(taken) >= max(taken) / 2
 
 
 async def test_a_consumer_that_pauses(curl_client: Any, waits: list[int]) -> None:
@@ -261,6 +344,43 @@ async def test_what_comes_on_a_paused_connection(
         for _ in range(2):
             response = await curl_client.fetch(server.url("/post"), method="POST", body=b"once")
             assert response.body == b"good"
+    assert not curl_client._paused
+
+
+async def test_a_port_that_a_paused_connection_has_as_well(curl_client: Any) -> None:
+    """One local port may have several peers: what comes from the one is not the other's."""
+    paused, go_on = asyncio.Event(), asyncio.Event()
+    port = 0
+
+    def prepare(easy: pycurl.Curl) -> None:
+        def share(fd: int, purpose: int) -> int:
+            sock = socket.socket(fileno=fd)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.detach()
+            return 0
+
+        easy.setopt(pycurl.SOCKOPTFUNCTION, share)
+        easy.setopt(pycurl.LOCALPORT, port)
+
+    async def take(chunk: bytes) -> None:
+        paused.set()
+        await go_on.wait()
+
+    answers = routes({"/": ok(BODY[:100_000]), "/small": ok(b"good")})
+    async with ScriptedServer(answers) as server, ScriptedServer(answers) as other:
+        first = await curl_client.fetch(other.url("/small"), prepare_curl_callback=prepare)
+        port = first.local_address[1]
+        large = curl_client.fetch(
+            server.url(), streaming_callback=take, prepare_curl_callback=prepare
+        )
+        await paused.wait()
+        await until(lambda: curl_client._paused)
+        assert server.connections[0].address == other.connections[0].address
+        await speak(other.connections[0], EVIL)
+        assert (await curl_client.fetch(other.url("/small"))).body == b"good"
+        assert len(other.connections) == 2
+        go_on.set()
+        await large
     assert not curl_client._paused
 
 

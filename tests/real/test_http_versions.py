@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
+from whimbrel._curl import driver, room
 from whimbrel.httpclient import AsyncHTTPClient, HTTPClientError, HTTPTLSError
 
 from .servers import caddy, nginx
@@ -160,3 +162,46 @@ async def test_http3_falls_back(
         await client.fetch(url, ca_certs=str(certs.ca), http_version="3-only", connect_timeout=2)
     assert caught.value.code == 599
     assert caught.value.stage == "connect"
+
+
+@curl_only
+@pytest.mark.parametrize("http_version", ["1.1", "2"])
+async def test_streams_are_not_paused_for_room(
+    client: AsyncHTTPClient,
+    nginx_server: nginx.Nginx,
+    certs: Certificates,
+    http_version: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """libcurl would keep what comes of them in memory; on HTTP/1 the system does."""
+    monkeypatch.setattr(driver, "ROOM", 16 * 1024)
+    monkeypatch.setattr(room, "ROOM", 16 * 1024)
+    waits: list[int] = []
+    wait = room.Room.wait
+
+    def noting(self: room.Room, go_on: Callable[[], None]) -> None:
+        waits.append(self.left)
+        wait(self, go_on)
+
+    monkeypatch.setattr(room.Room, "wait", noting)
+    sizes = [0, 0]
+
+    def taker(number: int) -> Callable[[bytes], None]:
+        def take(chunk: bytes) -> None:
+            sizes[number] += len(chunk)
+
+        return take
+
+    await asyncio.gather(
+        *(
+            client.fetch(
+                nginx_server.tls_url + "/big",
+                ca_certs=str(certs.ca),
+                http_version=http_version,
+                streaming_callback=taker(number),
+            )
+            for number in range(2)
+        )
+    )
+    assert sizes == [nginx.BIG_SIZE] * 2
+    assert bool(waits) == (http_version == "1.1")

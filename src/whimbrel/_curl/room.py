@@ -6,7 +6,9 @@ so for every transfer that has more: with four large downloads that was a turn o
 Rules:
 
 1. A transfer that finds no room is paused, and goes on in one of the next turns.
-2. They go on in the order in which they were paused, as far as there is room.
+2. They go on in the order in which they were paused, one after the other: the next one when the one
+   before has been served, as far as it left room. Of several that went on together, the first to be
+   served would take all of it, turn after turn.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Room:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, gone_on: Callable[[], object] = lambda: None
     ) -> None:
-        """`gone_on` is called when some have been told to go on, to serve them in that turn."""
+        """`gone_on` is called when one has been told to go on, to serve it in that turn."""
         self._loop = loop
         self._gone_on = gone_on
         self._waiting: deque[Callable[[], None]] = deque()
@@ -59,6 +61,6 @@ class Room:
             if self.left <= 0 or not waiting:
                 break
             waiting.popleft()()
-        self._gone_on()
+            self._gone_on()
         if waiting and self._handle is None:
             self._handle = self._loop.call_soon(self._renew)

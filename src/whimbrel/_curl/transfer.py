@@ -172,7 +172,7 @@ class Transfer:
         self._head_bytes = 0
         self._interim = 0
         self._continued = False
-        self._opened = False
+        self._opened = 0  # the number of the request that a socket was opened for
         self._requests = 0
         self._resends = 0
         self._rounds = 0
@@ -207,7 +207,7 @@ class Transfer:
         if exchange.prepare_curl_callback is not None:
             # Whatever it sets must not be met by another request: see _release.
             self._dirty = True
-            self._opened = True  # or it is not known: SOCKOPTFUNCTION may be the caller's
+            self._opened = 1  # or it is not known: SOCKOPTFUNCTION may be the caller's
             exchange.prepare_curl_callback(self.easy)
         self._owner._driver.start(
             self.easy,
@@ -316,30 +316,40 @@ class Transfer:
 
     def _on_socket(self, fd: int, purpose: int) -> int:
         """SOCKOPTFUNCTION: a socket was made for this transfer."""
-        self._opened = True
+        self._opened = self._requests + 1
         self._owner._driver.opened(fd, self.easy)
         return 0
 
     def _on_request(self, remote: str, local: str, remote_port: int, local_port: int) -> int:
         """PREREQFUNCTION: a request is about to be sent on a connection."""
-        self._requests = requests = self._requests + 1
-        self._local = address = (local, local_port)
-        self._remote = peer = (remote, remote_port)
+        address, peer = (local, local_port), (remote, remote_port)
+        if self._requests:
+            return self._on_further_request(address, peer)
+        self._requests = 1
+        self._local, self._remote = address, peer
         owner = self._owner
         self._number = number = owner._connections.get((address, peer))
         if number is None or self._opened:
             self._lane = owner._driver.lane_of(self.easy)
-        if requests == 1:
-            tainted = owner._tainted
-            if tainted and address in tainted:
-                if not self._fresh:
-                    self._stale = True
-                    return _ABORT
-                tainted.discard(address)  # a new connection that got the port of an old one
-            self._seen = len(self._lines)
-            return 0 if self._upload is None else self._begin_upload(self._upload)
+        tainted = owner._tainted
+        if tainted and address in tainted:
+            if not self._fresh:
+                self._stale = True
+                return _ABORT
+            tainted.discard(address)  # a new connection that got the port of an old one
+        self._seen = len(self._lines)
+        return 0 if self._upload is None else self._begin_upload(self._upload)
+
+    def _on_further_request(self, address: tuple[str, int], peer: tuple[str, int]) -> int:
+        """libcurl sends again, of its own accord: for a challenge, or because no answer came."""
+        owner = self._owner
         exchange = self._exchange
         assert exchange is not None
+        self._requests = requests = self._requests + 1
+        before = self._local
+        self._local, self._remote = address, peer
+        self._number = owner._connections.get((address, peer))
+        self._lane = owner._driver.lane_of(self.easy)
         if len(self._lines) > self._seen:
             # An answer came: this is the next round of an authentication.
             self._head_pending = False
@@ -355,14 +365,21 @@ class Transfer:
         else:
             # None came: the connection was closed, and libcurl sends once more (RFC 9110 9.2.2).
             self._resends += 1
-            if self._resends > 1 or exchange.profile.method not in IDEMPOTENT_METHODS:
-                retryable = exchange.profile.method in IDEMPOTENT_METHODS
+            retryable = exchange.profile.method in IDEMPOTENT_METHODS
+            if self._resends > 1 or not retryable:
                 self._error = _closed(
                     f"{exchange.url.netloc} closed the connection before any response"
                     + ("" if retryable else "; the request may have been carried out"),
                     retryable,
                 )
                 return _ABORT
+        if self._opened == requests:
+            owner._tainted.discard(address)  # a new connection that got the port of an old one
+        elif address != before and not owner._is_shared(address):
+            # Another of those that are kept. libcurl chose it in the middle of serving sockets:
+            # what was found on it may be known, what lies there since is not.
+            self._stale = True
+            return _ABORT
         self._block = self._seen = len(self._lines)
         return 0
 
@@ -393,20 +410,13 @@ class Transfer:
             return 0
         if self._begun or line not in (b"\r\n", b"\n"):
             return None  # a trailer, or not yet the end of the block
+        assert self._plan is not None
+        if self._plan.tunnel and (not self._requests or self._opened > self._requests):
+            return self._end_answer_to_connect()
         status = self._status()
         exchange = self._exchange
         assert exchange is not None
-        assert self._plan is not None
-        if self._plan.tunnel and not self._requests:
-            self._proxy_code = status
-            self._proxy_lines = lines[self._block :]
-            self._block = len(lines)
-            if status == 407:
-                self._rounds += 1
-                if self._rounds >= MAX_ROUNDS:
-                    self._error = self._too_many_rounds(status)
-                    return 0
-        elif 100 <= status < 200:
+        if 100 <= status < 200:
             self._interim += 1
             self._continued = self._continued or status == 100
             self._block = len(lines)
@@ -424,6 +434,28 @@ class Transfer:
                 self._expect_no_more(status)
             if exchange.on_head is not None:
                 return self._deliver_head()
+        return None
+
+    def _end_answer_to_connect(self) -> int | None:
+        """A proxy's header block is whole; it may be that of a second tunnel."""
+        lines = self._lines
+        if self._requests:
+            begun = len(lines) - 1
+            while begun and lines[begun - 1] not in (b"\r\n", b"\n", b""):
+                begun -= 1
+            if begun <= self._seen:
+                # No answer came through the first one, and this is none.
+                self._seen = len(lines)
+                self._head_bytes = sum(map(len, lines[begun:]))
+            self._block = begun
+        self._proxy_code = status = self._status()
+        self._proxy_lines = lines[self._block :]
+        self._block = len(lines)
+        if status == 407:
+            self._rounds += 1
+            if self._rounds >= MAX_ROUNDS:
+                self._error = self._too_many_rounds(status)
+                return 0
         return None
 
     def _expect_no_more(self, status: int) -> None:
@@ -702,23 +734,20 @@ class Transfer:
         """What a WRITEFUNCTION returns that takes nothing now."""
         self._paused |= pycurl.PAUSE_RECV
         self._was_paused = True
-        if self._local is not None:
-            self._owner._paused[self._local] = None
+        self._owner._paused[self._local, self._remote] = None
         return int(pycurl.WRITEFUNC_PAUSE)
 
     def _go_on(self) -> None:
-        """More of the body can be taken, unless its consumer is busy."""
-        is_held = self._download is not None and self._download.paused
-        if self._paused & pycurl.PAUSE_RECV and not is_held:
+        """More of the body can be taken; by a consumer that is busy, it is refused once more."""
+        if self._paused & pycurl.PAUSE_RECV:
             self._end_pause()
             self._owner._driver.pause(self.easy, self._paused)
 
     def _end_pause(self) -> None:
         self._paused &= ~pycurl.PAUSE_RECV
-        if self._local is not None:
-            fd = self._owner._paused.pop(self._local, None)
-            if fd is not None:
-                self._stirred = fd
+        fd = self._owner._paused.pop((self._local, self._remote), None)
+        if fd is not None:
+            self._stirred = fd
 
     def _resume_sending(self) -> None:
         """The producer has written something, or come to its end."""
@@ -797,12 +826,9 @@ class Transfer:
         if self._paused:
             self._end_pause()
         if self._low_water is not None:
-            low_water, self._low_water = self._low_water, None
-            try:
-                low_water.end()
-            except OSError:
-                if self._local is not None:
-                    self._owner._taint(self._local)
+            # libcurl has closed the socket, or is about to: more of the body was to come.
+            self._low_water.forget()
+            self._low_water = None
         if self._upload is not None:
             self._upload.cancel()
         if self._deadline is not None:
@@ -857,9 +883,10 @@ class Transfer:
             exchange = self._exchange
             assert exchange is not None
             if exchange.request_timeout:
+                assert self._limits is not None
                 spent = self.easy.getinfo(pycurl.TOTAL_TIME)
                 self._deadline = self._owner._driver_loop.call_later(
-                    max(0.0, exchange.request_timeout - spent),
+                    max(0.0, self._limits[0] - spent),
                     self._fail_from_loop,
                     CurlTimeoutError(
                         f"Timeout during request to {exchange.url.netloc}", stage="body"
@@ -869,20 +896,39 @@ class Transfer:
         self._complete(code, message)
 
     def _begin_afresh(self) -> None:
-        """The connection that libcurl chose is not to be trusted: take a new one."""
+        """The connection that libcurl chose is not to be trusted: take another one."""
         exchange = self._exchange
         assert exchange is not None
+        owner = self._owner
+        # Of an origin that speaks HTTP/2, as far as is known, one that others share will do: it is
+        # looked at now. Each of hundreds that a server sent away must not get one of its own.
+        fresh = self._local in owner._tainted or self._is_http1(exchange)
         self._stale = False
-        self._fresh = True
+        self._fresh = fresh
         self._requests = 0
+        self._opened = int(exchange.prepare_curl_callback is not None)
         self._dirty = True
         self._lines.clear()
+        self._block = self._seen = self._head_bytes = 0
+        self._proxy_code = None
+        self._proxy_lines = []
         try:
-            self.easy.setopt(pycurl.FRESH_CONNECT, 1)
+            if self._upload is not None and not self._upload.rewind():
+                self._error = _closed(
+                    f"{exchange.url.netloc} closed the connection before any response;"
+                    " the body cannot be had once more",
+                    retryable=True,
+                )
+                self._complete(0, "")
+                return
+            if fresh:
+                self.easy.setopt(pycurl.FRESH_CONNECT, 1)
             if exchange.request_timeout:
-                rest = exchange.request_timeout - self.easy.getinfo(pycurl.TOTAL_TIME)
-                self.easy.setopt(pycurl.TIMEOUT_MS, milliseconds(max(rest, 0.001)))
-            self._owner._driver.start(
+                assert self._limits is not None
+                rest = self._limits[0] - self.easy.getinfo(pycurl.TOTAL_TIME)
+                self._limits = max(rest, 0.001), self._limits[1]
+                self.easy.setopt(pycurl.TIMEOUT_MS, milliseconds(self._limits[0]))
+            owner._driver.start(
                 self.easy, self._done, is_shown=exchange.prepare_curl_callback is not None
             )
         except (pycurl.error, RuntimeError) as error:
