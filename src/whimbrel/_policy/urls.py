@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -169,11 +168,6 @@ def parse_authority(
         password = unquote(secret) if colon else None
         refuse_control_bytes(f"user name in {field}", username)
         refuse_control_bytes(f"password in {field}", password or "")
-    return username, password, *_host_and_port(hostport, field, lowest_port)
-
-
-@lru_cache(maxsize=1024)
-def _host_and_port(hostport: str, field: str, lowest_port: int) -> tuple[str, int | None]:
     if hostport.startswith("["):
         literal, bracket, rest = hostport[1:].partition("]")
         host = _ipv6(literal, field) if bracket else ""
@@ -196,7 +190,7 @@ def _host_and_port(hostport: str, field: str, lowest_port: int) -> tuple[str, in
                 message += f", not {shown(url, port_text)}"
             raise ValueError(message)
         port = int(port_text)
-    return host, port
+    return username, password, host, port
 
 
 def normalise_host(name: str, field: str) -> str:
