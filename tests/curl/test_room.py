@@ -350,7 +350,9 @@ async def test_what_comes_on_a_paused_connection(
 async def test_a_port_that_a_paused_connection_has_as_well(curl_client: Any) -> None:
     """One local port may have several peers: what comes from the one is not the other's."""
     paused, go_on = asyncio.Event(), asyncio.Event()
-    port = 0
+    # Bound to by both: one that connect() chooses may be shared already, with one that is not.
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
 
     def prepare(easy: pycurl.Curl) -> None:
         def share(fd: int, purpose: int) -> int:
@@ -368,8 +370,7 @@ async def test_a_port_that_a_paused_connection_has_as_well(curl_client: Any) -> 
 
     answers = routes({"/": ok(BODY[:100_000]), "/small": ok(b"good")})
     async with ScriptedServer(answers) as server, ScriptedServer(answers) as other:
-        first = await curl_client.fetch(other.url("/small"), prepare_curl_callback=prepare)
-        port = first.local_address[1]
+        await curl_client.fetch(other.url("/small"), prepare_curl_callback=prepare)
         large = curl_client.fetch(
             server.url(), streaming_callback=take, prepare_curl_callback=prepare
         )
