@@ -1790,7 +1790,7 @@ class AsyncHTTPClient(Configurable):
             if fault is not None:
                 raise TypeError(f"callback {fault}")
             notify = callback
-        if raise_error is not True:
+        if raise_error is not True and raise_error is not False:
             try:
                 raise_error = flag("raise_error", raise_error)
             except ValueError as error:

@@ -533,13 +533,13 @@ class Transfer:
                 self._early -= len(chunk)
                 if self._early <= 0:
                     self._owner._driver_loop.call_soon(self._finish_early, self._exchange)
-            self._feed(chunk)
-            if self._low_water is not None and self._rest() < MARK:
-                try:
-                    self._low_water.end()
-                except OSError as error:
-                    raise self._unreadable(error) from error
-                self._low_water = None
+            download = self._download
+            if download is None:
+                self._feed(chunk)
+            else:
+                download.feed(chunk)
+                if self._low_water is not None and self._length - download.size < MARK:
+                    self._end_low_water()
         except BaseException as error:  # noqa: BLE001 (rule 1)
             self._error = error
         return 0 if self._error is not None or self._callback is None else None
@@ -575,22 +575,29 @@ class Transfer:
         return True
 
     def _feed(self, chunk: bytes) -> None:
-        download = self._download
-        if download is None:
-            exchange = self._exchange
-            assert exchange is not None
-            if (
-                self._chunk is None
-                and len(chunk) < _FULL_PIECE
-                and not 0 < exchange.profile.max_body_size < len(chunk)
-            ):
-                self._chunk = chunk  # all there will be, most often
-                return
-            download = self._make_download()
-            self._takes_room = self._may_take_room()  # its head may have been known: see above
-            if self._chunk is not None:
-                download.feed(self._chunk)
+        """The first piece of a body, or the second."""
+        exchange = self._exchange
+        assert exchange is not None
+        if (
+            self._chunk is None
+            and len(chunk) < _FULL_PIECE
+            and not 0 < exchange.profile.max_body_size < len(chunk)
+        ):
+            self._chunk = chunk  # all there will be, most often
+            return
+        download = self._make_download()
+        self._takes_room = self._may_take_room()  # its head may have been known: see above
+        if self._chunk is not None:
+            download.feed(self._chunk)
         download.feed(chunk)
+
+    def _end_low_water(self) -> None:
+        assert self._low_water is not None
+        try:
+            self._low_water.end()
+        except OSError as error:
+            raise self._unreadable(error) from error
+        self._low_water = None
 
     def _expect_much(self) -> None:
         """Of a large body that is just kept, let C write the rest where it is kept; one that is
