@@ -60,7 +60,7 @@ from whimbrel._policy.exchange import Exchange, prepare
 from whimbrel._policy.fields import headers_of
 from whimbrel._policy.gate import Gate
 from whimbrel._policy.options import merge_options
-from whimbrel._policy.plain import Plain
+from whimbrel._policy.plain import Plain, is_special
 from whimbrel._policy.redirects import REDIRECT_CODES, follow_up, is_redirect
 from whimbrel._policy.resolving import Resolver, address_book
 from whimbrel._policy.timeouts import queue_limit
@@ -490,7 +490,8 @@ def _is_plain(given: dict[str, Any]) -> bool:
     body of bytes and a proxy's URL."""
     more = len(given) - 3
     if more:
-        more -= "headers" in given
+        # Any other mapping may answer differently each time, or raise.
+        more -= type(given.get("headers")) in (dict, HTTPHeaders)
         more -= type(given.get("body")) is bytes
         more -= type(given.get("proxy")) is str
     return not more and "start_time" in given and "method" in given
@@ -1672,6 +1673,7 @@ class AsyncHTTPClient(Configurable):
             and not any(name in self.defaults for name in ("params", "unix_socket"))
             # A container or an SSLContext may change behind an equality that still holds.
             and all(isinstance(value, str | int | float) for value in self.defaults.values())
+            and not is_special(options.get("headers"))
         ):
             if self._plain_defaults != self.defaults:
                 self._plain_defaults = dict(self.defaults)
@@ -1683,7 +1685,7 @@ class AsyncHTTPClient(Configurable):
                 self._count_plain()  # a template takes as much room
                 adds = any(name in options for name in _ADDS_FIELDS)
                 self._plain[key] = Plain(queue_timeout, None if adds else options["user_agent"])
-            self._plain[key].add(exchange, has_headers=bool(given.get("headers")))
+            self._plain[key].add(exchange, given.get("headers"))
 
     def _count_plain(self) -> None:
         """One more is remembered, perhaps of a proxy or a URL that never comes again."""

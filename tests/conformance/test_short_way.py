@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from typing import Any
 
@@ -105,12 +106,111 @@ async def test_every_request_is_the_one_that_a_new_client_sends(
             client = make_client(defaults=defaults)
             expected.append(await sent(client, parameters))
             client.close()
-        client = make_client(defaults=defaults)
-        for order in (1, 1, -1):
-            for parameters, whole in list(zip(REQUESTS, expected, strict=True))[::order]:
+        for order in (1, -1):
+            client = make_client(defaults=defaults)
+            for parameters, whole in list(zip(REQUESTS, expected, strict=True))[::order] * 2:
                 assert await sent(client, parameters) == whole
                 given = {"follow_redirects": True, **parameters}  # not the short way
                 assert await sent(client, given) == whole
+
+
+@pytest.mark.parametrize("proxy_is", ["given", "default"])
+@pytest.mark.parametrize("first", ["plain", "special"])
+async def test_credentials_in_a_field_are_those_of_one_request(
+    make_client: Callable[..., Any], first: str, proxy_is: str
+) -> None:
+    """Of the proxy's, which are no header field of the request's."""
+
+    async def answer(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            await peer.send(ok(str(request.get("Proxy-Authorization")).encode()))
+
+    async with ScriptedServer(answer) as proxy:
+        address = proxy.url("").rstrip("/")
+        client = make_client(defaults={"proxy": address} if proxy_is == "default" else {})
+        through = {} if proxy_is == "default" else {"proxy": address}
+        for number in range(6):
+            if number or first == "special":
+                response = await client.fetch(
+                    "http://a.test/", headers={"Proxy-Authorization": _basic(number)}, **through
+                )
+                assert response.body == _basic(number).encode()
+            for parameters in ({}, {"headers": {"X-Test": "1"}}):
+                for url in ("http://a.test/", f"http://{number}.test/"):
+                    response = await client.fetch(url, **through, **parameters)
+                    assert response.body == b"None"
+
+
+def _basic(number: int) -> str:
+    return "Basic " + base64.b64encode(f"user{number}:pw".encode()).decode()
+
+
+@pytest.mark.parametrize("first", ["plain", "special"])
+async def test_what_a_field_expects_is_expected_of_one_request(client: Any, first: str) -> None:
+    async def answer(peer: Peer) -> None:
+        while True:
+            request = await peer.read_head()
+            expects = str(request.get("Expect"))
+            if expects == "100-continue":
+                await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await peer.read_body(request)
+            await peer.send(ok(expects.encode()))
+
+    async with ScriptedServer(answer) as server:
+        for number in range(3):
+            for headers in (
+                None,
+                {"X-Test": "1"},
+                {"Expect": "100-continue"} if number or first == "plain" else None,
+                {"X-Test": "2"},
+                None,
+            )[:: 1 if first == "plain" else -1]:
+                response = await client.fetch(
+                    server.url("/"), method="POST", body=b"b", headers=headers
+                )
+                assert response.body == str((headers or {}).get("Expect")).encode()
+            special = {"Expect": "100-continue"}
+            response = await client.fetch(
+                server.url("/"), method="PUT", body=b"b", headers=special if number != 1 else None
+            )
+            assert response.body == (b"100-continue" if number != 1 else b"None")
+
+
+class _Repeating(Mapping[str, str]):
+    """Names that come several times, as other libraries have them."""
+
+    def __getitem__(self, name: str) -> str:
+        return "1, 2"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["X-Test"])
+
+    def __len__(self) -> int:
+        return 1
+
+    def items(self) -> Any:
+        return [("X-Test", "1"), ("X-Test", "2")]
+
+
+class _Broken(_Repeating):
+    def __getitem__(self, name: str) -> str:
+        raise KeyError("not today")
+
+    def items(self) -> Any:
+        raise KeyError("nor this")
+
+
+async def test_mappings_of_other_kinds(client: Any) -> None:
+    """What they amount to, and what they raise, is the same each time."""
+    async with ScriptedServer(_echo) as server:
+        await client.fetch(server.url("/"), headers={"X-Test": "0"})
+        for _ in range(3):
+            await client.fetch(server.url("/"), headers=_Repeating())
+            fetch = client.fetch(server.url("/"), headers=_Broken())
+            with pytest.raises(KeyError):
+                await fetch
+        assert [request.get_all("X-Test") for request in server.requests[1:]] == [["1, 2"]] * 3
 
 
 async def test_header_fields_that_change_after_the_fetch_began(

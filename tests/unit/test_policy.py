@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from whimbrel._curl.options import plan
 from whimbrel._curl.tls import tls_options
+from whimbrel._policy import fields
 from whimbrel._policy.environment import EnvironmentProxies
 from whimbrel._policy.exchange import Auth, prepare
 from whimbrel._policy.options import merge_options
 from whimbrel._policy.proxies import parse_proxy_url
 from whimbrel._policy.tls import TLS
 from whimbrel._policy.urls import parse_url, redact
+from whimbrel._simple.plan import Lines, Ready
 from whimbrel.httpclient import HTTPRequest, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
 
@@ -170,6 +172,8 @@ def test_no_repr_holds_a_secret() -> None:
         exchange,
         profile,
         plan(profile),
+        Lines("Authorization: SECRET\r\n", has_host=False, keep_alive=True),
+        Ready(cast(Any, exchange), cast(Any, None), b"Authorization: SECRET", keep_alive=True),
         profile.proxy,
         parse_proxy_url("socks5://user:SECRET@h"),
         profile.auth,
@@ -201,3 +205,16 @@ def test_no_repr_holds_a_secret() -> None:
 )
 def test_redact(url: str, shown: str) -> None:
     assert redact(url) == shown
+
+
+def test_names_that_are_known_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In number and in length, and none passes for another."""
+    monkeypatch.setattr(fields, "_CHECKED_NAMES", 4)
+    for number in range(20):
+        fields.caller_fields({f"X-{number}": "v", "X" * 1000: "v", f"X-{number}".encode(): b"v"})
+        assert len(fields._checked_names) <= 4
+    assert all(type(name) is str and len(name) < 100 for name in fields._checked_names)
+    for name in ("X Y", "X:", "", "X\n"):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="header name"):
+                fields.caller_fields({name: "v"})

@@ -502,3 +502,10 @@ def test_origins_that_are_known_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     for number in range(20):
         urls.parse_url(f"http://{number}.test/")
         assert len(urls._origins) <= 4
+
+
+def test_nothing_of_a_path_is_kept() -> None:
+    urls._origins.clear()
+    urls.parse_url("http://short.test/p?token=SECRET")
+    assert urls._origins
+    assert "SECRET" not in str(list(urls._origins.values()))

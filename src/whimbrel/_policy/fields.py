@@ -68,9 +68,10 @@ def check_value(field: str, value: object) -> str:
     return value
 
 
-# Names that have been checked, of a number that no stream of new ones can exceed.
+# Names that have been checked, bounded in number and in length.
 _checked_names: set[str] = set()
 _CHECKED_NAMES = 1024
+_LONGEST_NAME = 64
 
 
 def caller_fields(headers: Mapping[Any, Any] | None) -> list[tuple[str, str]]:
@@ -85,11 +86,12 @@ def caller_fields(headers: Mapping[Any, Any] | None) -> list[tuple[str, str]]:
     pairs = headers.get_all() if isinstance(headers, HTTPHeaders) else headers.items()
     fields = []
     for name, value in pairs:
-        if name not in _checked_names:
+        if type(name) is not str or name not in _checked_names:
             name = check_token("header name", name)
             if len(_checked_names) >= _CHECKED_NAMES:
                 _checked_names.clear()
-            _checked_names.add(name)
+            if type(name) is str and len(name) <= _LONGEST_NAME:
+                _checked_names.add(name)
         # Two scans in C spare nearly every value the rest.
         if not (type(value) is str and value.isascii() and value.isprintable()):
             value = check_value(f"header {name}", value)

@@ -13,8 +13,14 @@ from whimbrel._policy.exchange import Exchange
 from whimbrel._policy.fields import Fields, caller_fields, complete_fields, names_in
 from whimbrel._policy.urls import URL, parse_url
 
-# Fields that decide more than themselves; `prepare` knows what.
+# Fields that decide more than themselves; `prepare` knows what. Whatever they decided is in its
+# Profile, and holds for that request alone.
 _SPECIAL = re.compile(":(?:content-length|expect|host|proxy-authorization|transfer-encoding):")
+
+
+def is_special(headers: Any) -> bool:
+    """Whether other requests cannot learn from one with these headers, which are well-formed."""
+    return bool(headers) and _SPECIAL.search(names_in(caller_fields(headers))) is not None
 
 
 class Plain:
@@ -34,10 +40,10 @@ class Plain:
         self.exchanges: dict[str, Exchange] = {}
         self.queue_timeout = queue_timeout
 
-    def add(self, exchange: Exchange, *, has_headers: bool) -> None:
-        """Make others like `exchange`, which goes on to change."""
+    def add(self, exchange: Exchange, headers: Any) -> None:
+        """Make others like `exchange`, which goes on to change, and had those `headers`."""
         template = exchange.to(exchange.url)
-        if has_headers:
+        if headers:
             if self._user_agent is None:
                 return
             template.fields = self._complete([], ":", self._user_agent, exchange)

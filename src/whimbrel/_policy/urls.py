@@ -118,7 +118,7 @@ def _parse_url(url: str, field: str) -> URL:
     if path and username is None and url.startswith(before):
         if len(_origins) >= _ORIGINS:
             _origins.clear()
-        _origins[before] = parsed
+        _origins[before] = parsed._replace(target="/", href=f"{scheme}://{netloc}/")
     return parsed
 
 

@@ -31,6 +31,9 @@ class Ready(NamedTuple):
     """Whether the connection may be used again: False once a caller's Connection field says "close"
     (RFC 9112 9.6)."""
 
+    def __repr__(self) -> str:
+        return f"Ready({self.plan.profile!r})"  # credentials are in the head
+
 
 class Lines(NamedTuple):
     """Field lines of requests."""
@@ -39,6 +42,9 @@ class Lines(NamedTuple):
     has_host: bool
     keep_alive: bool
     """See `Ready`."""
+
+    def __repr__(self) -> str:
+        return f"Lines({len(self.text)} bytes)"  # credentials among them
 
 
 class Plan:
