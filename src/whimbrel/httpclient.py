@@ -56,7 +56,7 @@ from whimbrel._loops import PrivateLoop, clock_of, current_loop, current_or_new_
 from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
 from whimbrel._policy.decoding import is_decodable
 from whimbrel._policy.environment import EnvironmentProxies
-from whimbrel._policy.exchange import Exchange, prepare
+from whimbrel._policy.exchange import ADDS_FIELDS, Exchange, prepare
 from whimbrel._policy.fields import headers_of
 from whimbrel._policy.gate import Gate
 from whimbrel._policy.options import merge_options
@@ -1397,7 +1397,6 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             wakeups.add(self, waiters)
 
 
-_ADDS_FIELDS = ("auth_username", "auth_password", "auth_mode", "auth_token", "if_modified_since")
 _PLAIN_URLS = 4096  # whose exchanges are remembered, of all methods and proxies
 
 
@@ -1608,7 +1607,7 @@ class AsyncHTTPClient(Configurable):
         self._environment = EnvironmentProxies.from_environ(os.environ) if trusts else None
         if not self._environment:
             self._environment = None
-        self._plain: dict[str | tuple[str, str | None, bool], Plain] = {}
+        self._plain: dict[tuple[str, str | None, bool], Plain] = {}
         self._plain_urls = 0
         self._plain_defaults: dict[str, Any] = {}
         # An override of a subclass's may write to what it gets.
@@ -1636,10 +1635,8 @@ class AsyncHTTPClient(Configurable):
         headers: Any = None,
         body: bytes | None = None,
     ) -> tuple[Exchange, float] | None:
-        """An Exchange for nothing but that, and its queue time-out; None to go the long way."""
-        plain = self._plain.get(
-            method if proxy is None and body is None else (method, proxy, body is not None)
-        )
+        """An Exchange for nothing but these, and its queue time-out; None to go the long way."""
+        plain = self._plain.get((method, proxy, body is not None))
         if plain is None or self._plain_defaults != self.defaults:
             return None
         if headers or body is not None:
@@ -1679,12 +1676,11 @@ class AsyncHTTPClient(Configurable):
                 self._plain_defaults = dict(self.defaults)
                 self._plain.clear()
                 self._plain_urls = 0
-            method, proxy = exchange.profile.method, given.get("proxy")
-            key = method if proxy is None and not has_body else (method, proxy, has_body)
+            key = exchange.profile.method, given.get("proxy"), has_body
             if key not in self._plain:
                 self._count_plain()  # a template takes as much room
-                adds = any(name in options for name in _ADDS_FIELDS)
-                self._plain[key] = Plain(queue_timeout, None if adds else options["user_agent"])
+                varies = ADDS_FIELDS.isdisjoint(options)
+                self._plain[key] = Plain(queue_timeout, options["user_agent"] if varies else None)
             self._plain[key].add(exchange, given.get("headers"))
 
     def _count_plain(self) -> None:

@@ -59,6 +59,12 @@ _CALLBACKS = {
 """Parameters that are called, and whether what they return is awaited."""
 
 
+ADDS_FIELDS = frozenset(
+    ("auth_username", "auth_password", "auth_mode", "auth_token", "if_modified_since")
+)
+"""Parameters that become header fields, and depend on those that are given."""
+
+
 class Auth(NamedTuple):
     """Credentials for the origin that take more than one round (digest, negotiate)."""
 
@@ -272,11 +278,7 @@ def prepare(
         fields
         or body_kind != "none"
         or url.username is not None
-        or "auth_username" in options
-        or "auth_password" in options
-        or "auth_mode" in options
-        or "auth_token" in options
-        or "if_modified_since" in options
+        or not ADDS_FIELDS.isdisjoint(options)
     ):
         expect = _check_fields(exchange, body_kind, fields) or expect
         auth = _decide_auth(options, url, fields)
