@@ -57,7 +57,6 @@ class Readiness:
 
     __slots__ = (
         "__weakref__",
-        "_busy_poll",
         "_closed",
         "_epoll",
         "_found",
@@ -65,7 +64,7 @@ class Readiness:
         "_readers",
         "_wakeups",
         "_writers",
-        "expect",
+        "busy_poll",
     )
 
     def __init__(
@@ -76,8 +75,7 @@ class Readiness:
     ) -> None:
         self._loop = loop
         self._wakeups = wakeups
-        self._busy_poll = BusyPoll(loop, busy_poll, self._look)
-        self.expect = self._busy_poll.expect
+        self.busy_poll = BusyPoll(loop, busy_poll, self._look)
         self._readers: dict[int, Callable[[], object]] = {}
         self._writers: dict[int, Callable[[], object]] = {}
         self._found: dict[int, int] = {}  # ready, and not served yet
@@ -200,8 +198,8 @@ class Readiness:
     def _call_who_waits(self, found: dict[int, int]) -> None:
         readers, writers = self._readers, self._writers
         now = monotonic()
-        if self._busy_poll.since:
-            self._busy_poll.arrived(now, len(found))
+        if self.busy_poll.since:
+            self.busy_poll.arrived(now, len(found))
         end = now + SHARE_SECONDS
         while found:
             fd, events = found.popitem()
@@ -229,7 +227,7 @@ class Readiness:
     def abandon(self) -> None:
         """As `close`, without a word to the loop, whose epoll is the parent's after a fork."""
         self._closed = True
-        self._busy_poll.close()
+        self.busy_poll.close()
         self._readers.clear()
         self._writers.clear()
         self._found.clear()

@@ -16,7 +16,8 @@ from typing import Any
 
 from whimbrel._loops import may_nest
 
-Callbacks = list[tuple[Callable[[Any], object], Context]]
+Callbacks = list[tuple[asyncio.Future[Any], Callable[[Any], object], Context]]
+"""Who is called with which future, and in which context."""
 
 
 class Wakeups:
@@ -43,11 +44,9 @@ class Wakeups:
         if self._due and self._handle is None:
             self._run()
 
-    def add(self, future: asyncio.Future[Any], callbacks: Callbacks) -> None:
-        """Call each of `callbacks` with `future`, soon."""
-        due = self._due
-        for callback, context in callbacks:
-            due.append((future, callback, context))
+    def add(self, callbacks: Callbacks) -> None:
+        """Call each of `callbacks`, soon."""
+        self._due.extend(callbacks)
         if self._handle is None and not self._held:
             self._handle = self._loop.call_soon(self._run)
 

@@ -19,7 +19,7 @@ try:
     from whimbrel._curl.capabilities import CapabilityError
     from whimbrel._curl.driver import Driver
     from whimbrel._curl.errors import CurlError
-    from whimbrel._curl.transfer import Head, Transfer
+    from whimbrel._curl.transfer import Address, Ends, Head, Transfer
 
     capabilities.check()
 except ImportError:
@@ -62,7 +62,7 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         # What is spoken, by local end, of the last few that a head came on.
         self._versions: dict[tuple[str, int], str] = {}
         # libcurl's numbers of connections, by both ends: one local port may have several peers.
-        self._connections: dict[tuple[Any, Any], int] = {}
+        self._connections: dict[Ends, tuple[int, Address, Address]] = {}
         self._known_heads = KnownHeads[Head](_KNOWN_HEADS)
         self._remembered = max(_REMEMBERED, 8 * self.max_clients)
         _clients.add(self)
@@ -111,12 +111,13 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         self._tunnels[connection] = (code, lines)
 
     def _remember_connection(
-        self, local: tuple[str, int], remote: tuple[str, int] | None, number: int, version: str
+        self, local: Address, remote: Address, number: int, version: str
     ) -> None:
-        self._connections.pop((local, remote), None)
+        ends = remote[0], local[0], remote[1], local[1]
+        self._connections.pop(ends, None)
         if len(self._connections) >= self._remembered:
             del self._connections[next(iter(self._connections))]
-        self._connections[local, remote] = number
+        self._connections[ends] = number, local, remote
         self._note_version(local, version)
 
     def _note_version(self, local: tuple[str, int], version: str) -> None:

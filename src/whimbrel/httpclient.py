@@ -1072,32 +1072,33 @@ class _Fetch(asyncio.Future[HTTPResponse]):
 
     # Exchange
 
-    def _launch(self, exchange: Exchange) -> None:
+    def _launch(self, exchange: Exchange, resolved: bool = False) -> None:
+        """Hand the exchange to the backend; `resolved` by the client's own resolver."""
         client = self._client
         try:
-            if self._deadline is not None and (self._history or self._started != self._enqueued):
-                remaining = self._deadline - self._clock()
-                if remaining <= 0:
-                    raise HTTPTimeoutError(
-                        f"Timeout during request to {exchange.url.netloc}",
-                        stage="connect" if self._history else "queue",
-                        retryable=True,
+            if not resolved:
+                if self._deadline is not None and (
+                    self._started != self._enqueued or self._history
+                ):
+                    exchange = self._own(exchange)
+                    exchange.request_timeout = self._remaining(exchange, self._deadline)
+                profile = exchange.profile
+                if not profile.allow_ipv6 and ":" in exchange.url.host and profile.proxy is None:
+                    raise HTTPResolveError(
+                        f"[{exchange.url.host}] is an IPv6 address and allow_ipv6 is False",
+                        stage="dns",
                     )
-                exchange = self._own(exchange)
-                exchange.request_timeout = remaining
-            profile = exchange.profile
-            if not profile.allow_ipv6 and ":" in exchange.url.host and profile.proxy is None:
-                raise HTTPResolveError(
-                    f"[{exchange.url.host}] is an IPv6 address and allow_ipv6 is False",
-                    stage="dns",
-                )
-            if client._address_book is not None:
-                exchange = self._own(exchange)
-                self._abort = client._address_book.look_up(
-                    self.get_loop(), exchange, self._launch_resolved, self._unresolved
-                )
+                if client._address_book is not None:
+                    exchange = self._own(exchange)
+                    self._abort = client._address_book.look_up(
+                        self.get_loop(), exchange, self._launch_resolved, self._unresolved
+                    )
+                    return
+            abort = client.fetch_impl(exchange, self._received)
+            if self._in_gate:
+                self._abort = abort
             else:
-                self._begin_exchange(exchange)
+                abort()  # cancelled by prepare_curl_callback
         except BaseException as error:  # noqa: BLE001 (prepare_curl_callback may raise any)
             # Later: the slot that a failure frees starts the next in the queue, and a row of
             # failures must not become a deep recursion.
@@ -1112,23 +1113,24 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             exchange.memo = memo
         return exchange
 
-    def _begin_exchange(self, exchange: Exchange) -> None:
-        abort = self._client.fetch_impl(exchange, self._received)
-        if self.done():
-            abort()  # cancelled by prepare_curl_callback
-        else:
-            self._abort = abort
+    def _remaining(self, exchange: Exchange, deadline: float) -> float:
+        """Seconds until `deadline`. Raises HTTPTimeoutError if there are none left."""
+        remaining = deadline - self._clock()
+        if remaining <= 0:
+            raise HTTPTimeoutError(
+                f"Timeout during request to {exchange.url.netloc}",
+                stage="connect" if self._history else "queue",
+                retryable=True,
+            )
+        return remaining
 
     def _launch_resolved(self, exchange: Exchange, spent: float) -> None:
         """The client's own resolver took `spent` seconds of the time-outs."""
-        try:
-            for name in ("request_timeout", "connect_timeout"):
-                limit = getattr(exchange, name)
-                if limit:
-                    setattr(exchange, name, max(limit - spent, 0.001))
-            self._begin_exchange(exchange)
-        except BaseException as error:  # noqa: BLE001 (prepare_curl_callback may raise any)
-            self._fail(error)
+        for name in ("request_timeout", "connect_timeout"):
+            limit = getattr(exchange, name)
+            if limit:
+                setattr(exchange, name, max(limit - spent, 0.001))
+        self._launch(exchange, resolved=True)
 
     def _unresolved(self, error: BaseException) -> None:
         """The client's own resolver failed."""
@@ -1213,21 +1215,53 @@ class _Fetch(asyncio.Future[HTTPResponse]):
     def _received(self, response: HTTPResponse) -> None:
         """The backend is done with one exchange."""
         self._abort = None
-        if response.error is not None:
-            self._fail(response.error)
+        error = response.error
+        if error is not None:
+            self._fail(error)
             return
         if self._client._jar is not None:
             self._keep_cookies(response.effective_url, response.headers)
-        if 300 <= response.code < 400:
-            try:
-                location = self._location(response.code, response.headers)
-                if location is not None:
-                    self._follow(response, location)
-                    return
-            except Exception as error:  # noqa: BLE001 (a fetch must end, whatever we got wrong)
-                self._fail(error)
-                return
-        self._finish(response)
+        code = response.code
+        if 300 <= code < 400 and self._is_redirected(response):
+            return
+        asked = self._asked
+        if type(asked) is str:
+            response._url = asked
+        else:
+            response.request = self._request
+        clock, started = self._clock, self._started
+        response.start_time = self._wall
+        response.request_time = clock() - started
+        response.queue_time = started - self._enqueued
+        if self._history:
+            response.history = self._history
+            response.redirect_time = response.request_time - (
+                response._times[-1] if response._times else 0.0
+            )
+        error = None if 200 <= code < 300 else _status_error(response)
+        if self._sink is not None:
+            self._sink.on_end(response)
+        if not self.done():
+            if self._notify is not None:
+                self._hand_over(response, self._notify)
+            elif error is not None and self._raises:
+                self.set_exception(error)
+            else:
+                _set_result(self, response)
+                if self._waiters is not None:
+                    self._wake(self._waiters)
+        self._release()
+
+    def _is_redirected(self, response: HTTPResponse) -> bool:
+        """Whether this is not the end yet: another exchange was begun, or the fetch has failed."""
+        try:
+            location = self._location(response.code, response.headers)
+            if location is None:
+                return False
+            self._follow(response, location)
+        except Exception as error:  # noqa: BLE001 (a fetch must end, whatever we got wrong)
+            self._fail(error)
+        return True
 
     def _follow(self, response: HTTPResponse, location: str) -> None:
         assert self._exchange is not None
@@ -1246,34 +1280,6 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         self._launch(exchange)
 
     # Outcome
-
-    def _finish(self, response: HTTPResponse) -> None:
-        asked = self._asked
-        if type(asked) is str:
-            response._url = asked
-        else:
-            response.request = self._request
-        response.start_time = self._wall
-        response.request_time = self._clock() - self._started
-        response.queue_time = self._started - self._enqueued
-        if self._history:
-            response.history = self._history
-            response.redirect_time = response.request_time - (
-                response._times[-1] if response._times else 0.0
-            )
-        error = None if 200 <= response.code < 300 else _status_error(response)
-        if self._sink is not None:
-            self._sink.on_end(response)
-        if not self.done():
-            if self._notify is not None:
-                self._hand_over(response, self._notify)
-            elif error is not None and self._raises:
-                self.set_exception(error)
-            else:
-                _set_result(self, response)
-                if self._waiters is not None:
-                    self._wake(self._waiters)
-        self._release()
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, HTTPError) and error.proxy is None and self._exchange is not None:
@@ -1373,15 +1379,15 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         if self.done():
             super().add_done_callback(fn, context=context)
         elif self._waiters is None:
-            self._waiters = [(fn, context)]
+            self._waiters = [(self, fn, context)]
         else:
-            self._waiters.append((fn, context))
+            self._waiters.append((self, fn, context))
 
     def remove_done_callback(self, fn: Callable[[Any], object]) -> int:
         before = self._waiters
         if before is None:
             return 0
-        self._waiters = [waiter for waiter in before if waiter[0] != fn]
+        self._waiters = [waiter for waiter in before if waiter[1] != fn]
         return len(before) - len(self._waiters)
 
     def _wake(self, waiters: Callbacks) -> None:
@@ -1389,12 +1395,12 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         exchange = self._exchange
         if exchange is None or (not exchange.shared and exchange.calls_back):
             # Whom the caller's code has woken, the reader of a queue for one, comes before.
-            for callback, context in waiters:
+            for _, callback, context in waiters:
                 self.get_loop().call_soon(callback, self, context=context)
         else:
             wakeups = self._client._wakeups
             assert wakeups is not None
-            wakeups.add(self, waiters)
+            wakeups.add(waiters)
 
 
 _PLAIN_URLS = 4096  # whose exchanges are remembered, of all methods and proxies
@@ -1830,7 +1836,8 @@ class AsyncHTTPClient(Configurable):
             fetch._proxy = proxy
             fetch._has_headers = bool(headers)
             fetch._defaults = self._plain_defaults
-            fetch._enter(*plain)
+            exchange, queue_timeout = plain
+            fetch._enter(exchange, queue_timeout)
         return fetch
 
     def stream(

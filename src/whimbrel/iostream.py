@@ -813,8 +813,9 @@ class IOStream:
         if len(data) > _LARGE_SEND:
             self._keep(data)
             return self._send_out() and not self._out
+        send = self._send
         try:
-            sent = self._send(data)
+            sent = send(data)
         except _WOULD_BLOCK as reason:
             self._keep(data)
             self._send_blocked(reason)
@@ -1004,8 +1005,9 @@ class IOStream:
 
     def _receive(self) -> int:
         """Push mode: deliver what one ``recv`` gives; return its size, 0 if there was nothing."""
+        recv = self._recv
         try:
-            data = self._recv(self.read_chunk_size)
+            data = recv(self.read_chunk_size)
         except _WOULD_BLOCK as reason:
             self._recv_blocked(reason)
             return 0
@@ -1014,7 +1016,8 @@ class IOStream:
             return 0
         try:
             if data:
-                self._deliver(data)
+                deliver = self._deliver
+                deliver(data)
                 return len(data)
             self._end_received()
         except Exception as error:  # noqa: BLE001 (whatever a receiver raises)

@@ -160,7 +160,8 @@ async def test_what_was_spoken_on_that_port_before(curl_client: Any) -> None:
     async with ScriptedServer(_serve) as server:
         for port in range(1024, 65536):
             local = ("127.0.0.1", port)
-            curl_client._connections[local, ("127.0.0.1", server.port)] = 7
+            remote = ("127.0.0.1", server.port)
+            curl_client._connections["127.0.0.1", "127.0.0.1", server.port, port] = 7, local, remote
             curl_client._versions[local] = "2"
         held, go_on = asyncio.Event(), asyncio.Event()
 

@@ -161,7 +161,7 @@ async def test_what_is_known_as_a_connection_has_a_version(client: Any) -> None:
     client._remembered = 4
     for number in range(40):
         client._remember_connection(("a", number % 5), ("b", number % 7), number, "1.1")
-        assert {local for local, _ in client._connections} <= client._versions.keys()
+        assert {local for _, local, _ in client._connections.values()} <= client._versions.keys()
 
 
 async def test_an_event_on_what_is_no_socket_leaks_nothing(client: Any) -> None:

@@ -94,7 +94,7 @@ def feed(
     except ProtocolError as error:
         told.append(type(error))
         _check_failed(protocol)
-    reusable = protocol.reusable
+    reusable = protocol.is_reusable()
     rest = protocol.take_rest() if not told or not isinstance(told[-1], type) else b""
     return Told(told, rest, reusable)
 
@@ -126,7 +126,7 @@ def _tell(told: list[Any], protocol: Protocol, event: Head | bytes | Event, serv
 def _check_failed(protocol: Protocol) -> None:
     """After an error nothing more is read, and nobody takes the connection for a sound one."""
     assert protocol.their_state == "ERROR"
-    assert not protocol.reusable
+    assert not protocol.is_reusable()
     try:
         protocol.next_event()
     except ProtocolError:

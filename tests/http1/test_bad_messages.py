@@ -456,7 +456,7 @@ def test_matrix_19_bytes_beyond_the_length() -> None:
     assert told.events[-1] == ("end", b"")
     assert told.rest == evil
     protocol.receive(evil)
-    assert not protocol.reusable
+    assert not protocol.is_reusable()
     with pytest.raises(Exception, match="the connection cannot be used again"):
         protocol.next_message()
 
@@ -465,9 +465,9 @@ def test_matrix_19_bytes_that_come_while_nobody_asks() -> None:
     """Matrix 19: a connection that was reusable is not, once something has come on it."""
     protocol = connection(CLIENT)
     feed(protocol, [OK + LENGTH_2 + b"\r\nok"], eof=False)
-    assert protocol.reusable
+    assert protocol.is_reusable()
     protocol.receive(b"H")
-    assert not protocol.reusable
+    assert not protocol.is_reusable()
 
 
 @pytest.mark.parametrize("method", ["GET", "CONNECT", "HEAD"])

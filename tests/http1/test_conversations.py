@@ -94,7 +94,7 @@ def test_exchanges(pair: Pair, kind: str, body: bytes) -> None:
         pair.respond(200 + number, body[::-1], kind)
         head, received = read(pair.client)
         assert (head.code, head.reason, received) == (200 + number, "Whatever", body[::-1])
-        assert pair.client.reusable
+        assert pair.client.is_reusable()
         assert pair.server.keep_alive
         pair.next()
 

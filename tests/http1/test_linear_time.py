@@ -146,7 +146,7 @@ def test_a_million_chunks_of_one_byte() -> None:
                 total += len(event) if isinstance(event, bytes) else 0
             slowest = max(slowest, time.process_time() - begin)
         assert total == 1_000_000
-        assert protocol.reusable
+        assert protocol.is_reusable()
         longest = min(longest, slowest)
         if longest < 0.05:
             return

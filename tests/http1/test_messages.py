@@ -109,7 +109,7 @@ def test_one_read_is_one_message() -> None:
     assert found is not None
     head, body = found
     assert (head.code, head.reason, head.version, body) == (200, "OK", "1.1", b"hello")
-    assert protocol.reusable
+    assert protocol.is_reusable()
     protocol.next_message()
     protocol.start_request("GET", "none")
     assert protocol.receive_whole(RESPONSES["length 0"].wire) is not None
@@ -315,14 +315,14 @@ def test_a_half_closed_request_is_answered() -> None:
     protocol.start_response(200, "length", 2)
     assert protocol.encode_body(b"ok") == b"ok"
     assert protocol.end_body() == b""
-    assert not protocol.reusable
+    assert not protocol.is_reusable()
 
 
 def test_a_response_before_the_close_is_not_reusable() -> None:
     """A client whose peer has ended its side sends no second request there."""
     protocol = connection(CLIENT)
     assert feed(protocol, [RESPONSES["length"].wire]).events[-1] == END
-    assert not protocol.reusable
+    assert not protocol.is_reusable()
 
 
 # -- the short way for a large body
@@ -348,7 +348,7 @@ def test_pieces_of_a_body_of_known_length_need_no_event() -> None:
     protocol.receive(b"789")
     assert [protocol.next_event(), protocol.next_event()] == [b"789", Event.END]
     assert not protocol.receive_body(b"")
-    assert protocol.reusable
+    assert protocol.is_reusable()
 
 
 def test_a_body_that_was_received_elsewhere_to_its_end() -> None:
@@ -358,7 +358,7 @@ def test_a_body_that_was_received_elsewhere_to_its_end() -> None:
     protocol.received_elsewhere(10)
     assert protocol.rest == 0
     assert protocol.next_event() is Event.END
-    assert protocol.reusable
+    assert protocol.is_reusable()
 
 
 def test_a_body_that_is_cut_short_while_it_is_received_elsewhere() -> None:

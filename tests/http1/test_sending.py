@@ -109,7 +109,7 @@ def test_matrix_63_a_body_too_short() -> None:
     client.encode_body(b"hel")
     with pytest.raises(LocalProtocolError, match="2 bytes shorter than its Content-Length"):
         client.end_body()
-    assert not client.reusable
+    assert not client.is_reusable()
 
 
 def test_a_chunked_body() -> None:
@@ -185,7 +185,7 @@ def test_a_tunnel(code: int) -> None:
     server = _asked(b"CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n")
     server.start_response(code, NONE)
     assert server.our_state == "SWITCHED"
-    assert not server.reusable
+    assert not server.is_reusable()
     with pytest.raises(LocalProtocolError):
         server.next_message()
 

@@ -126,12 +126,12 @@ def test_an_early_response_does_not_end_the_request() -> None:
     client.receive(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n")
     assert isinstance(client.next_event(), Head)
     assert client.next_event() is Event.END
-    assert not client.reusable
+    assert not client.is_reusable()
     with pytest.raises(LocalProtocolError, match="we are at BODY, the peer at DONE"):
         client.next_message()
     client.encode_body(b"abc")
     client.end_body()
-    assert client.reusable
+    assert client.is_reusable()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_client_whose_connection_is_to_close(theirs: bool, wire: bytes) -> Non
     assert isinstance(client.next_event(), Head)
     assert client.next_event() is Event.END
     assert not client.keep_alive
-    assert not client.reusable
+    assert not client.is_reusable()
     with pytest.raises(LocalProtocolError, match="cannot be used again"):
         client.next_message()
 
@@ -242,7 +242,7 @@ def test_nothing_is_read_after_an_error() -> None:
         assert client.their_state == ERROR
         client.receive(OK + b"Content-Length: 0\r\n\r\n")
         assert client.receive_whole(OK + b"Content-Length: 0\r\n\r\n") is None
-    assert not client.reusable
+    assert not client.is_reusable()
 
 
 def test_nothing_comes_after_the_end() -> None:

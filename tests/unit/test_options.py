@@ -49,7 +49,8 @@ def planned(url: str = HTTP, **options: Any) -> Plan:
     """All that is set for a request, made anew: for tests that take something away from pycurl."""
     it = exchange(url, **options)
     found = plan.__wrapped__(it.profile)
-    return found._replace(options=(*found.options, *field_options(it.profile, it.fields)))
+    found.options = (*found.options, *field_options(it.profile, it.fields))
+    return found
 
 
 def value_of(found: Plan, option: int) -> Any:
@@ -92,7 +93,7 @@ def test_a_plan_makes_no_handle_and_asks_no_network(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(socket, "getaddrinfo", forbidden)
     first = planned(HTTPS, ca_certs=b"pem", proxy="https://p.example", auth_username="u")
     second = planned(HTTPS, ca_certs=b"pem", proxy="https://p.example", auth_username="u")
-    assert first == second
+    assert first.options == second.options
 
 
 def test_a_plan_shows_no_password() -> None:

@@ -30,8 +30,8 @@ async def test_all_of_a_turn_in_order_and_in_the_next_one() -> None:
     one, two = loop.create_future(), loop.create_future()
     context = contextvars.copy_context()
     seen: list[Any] = []
-    wakeups.add(one, [(lambda f: seen.append(("a", f)), context), (seen.append, context)])
-    wakeups.add(two, [(seen.append, context)])
+    wakeups.add([(one, lambda f: seen.append(("a", f)), context), (one, seen.append, context)])
+    wakeups.add([(two, seen.append, context)])
     assert seen == []
     await _turn()
     assert seen == [("a", one), one, two]
@@ -45,9 +45,9 @@ async def test_what_a_callback_brings_about_has_its_turn_later() -> None:
     def first(_: object) -> None:
         seen.append("first")
         loop.call_soon(seen.append, "between")
-        wakeups.add(future, [(lambda _: seen.append("second"), context)])
+        wakeups.add([(future, lambda _: seen.append("second"), context)])
 
-    wakeups.add(future, [(first, context)])
+    wakeups.add([(future, first, context)])
     await _turn()
     assert seen == ["first"]
     await _turn()
@@ -60,10 +60,10 @@ async def test_who_waits_for_what_comes_in_a_turn_is_called_at_its_end() -> None
 
     def first(_: object) -> None:
         seen.append("first")
-        wakeups.add(future, [(lambda _: seen.append("second"), context)])
+        wakeups.add([(future, lambda _: seen.append("second"), context)])
 
     wakeups.begin_turn()
-    wakeups.add(future, [(first, context)])
+    wakeups.add([(future, first, context)])
     await _turn()
     assert seen == []
     wakeups.end_turn()
@@ -79,9 +79,9 @@ async def test_who_waits_for_what_comes_in_a_turn_is_called_at_its_end() -> None
 async def test_nobody_overtakes_those_who_wait_already() -> None:
     wakeups, future, context = _made(asyncio.get_running_loop())
     seen: list[str] = []
-    wakeups.add(future, [(lambda _: seen.append("before"), context)])
+    wakeups.add([(future, lambda _: seen.append("before"), context)])
     wakeups.begin_turn()
-    wakeups.add(future, [(lambda _: seen.append("in it"), context)])
+    wakeups.add([(future, lambda _: seen.append("in it"), context)])
     wakeups.end_turn()
     assert seen == []
     await _turn()
@@ -104,7 +104,7 @@ def test_who_runs_the_loop_from_within_keeps_nobody_waiting() -> None:
             seen.append("goes on")
 
         others = contextvars.copy_context()
-        wakeups.add(future, [(nests, context), (lambda _: seen.append("other"), others)])
+        wakeups.add([(future, nests, context), (future, lambda _: seen.append("other"), others)])
         loop.run_until_complete(_turn())
         assert seen == ["nests", "other", "goes on"]
 
@@ -119,7 +119,7 @@ async def test_each_runs_in_its_own_context() -> None:
         context.run(LOCAL.set, name)
         contexts.append(context)
     future = loop.create_future()
-    wakeups.add(future, [(lambda _: seen.append(LOCAL.get()), context) for context in contexts])
+    wakeups.add([(future, lambda _: seen.append(LOCAL.get()), context) for context in contexts])
     await _turn()
     assert seen == ["one", "two"]
 
@@ -136,7 +136,7 @@ async def test_one_that_fails_keeps_nobody_from_being_woken() -> None:
     def fails(_: object) -> None:
         raise ValueError("mine")
 
-    wakeups.add(future, [(fails, context), (seen.append, context)])
+    wakeups.add([(future, fails, context), (future, seen.append, context)])
     await _turn()
     loop.set_exception_handler(None)
     assert seen == [future]
@@ -157,7 +157,7 @@ def test_who_is_left_when_the_loop_is_ended_is_woken_when_it_runs_again() -> Non
         def exits(_: object) -> None:
             raise SystemExit(3)
 
-        wakeups.add(future, [(exits, context), (seen.append, context)])
+        wakeups.add([(future, exits, context), (future, seen.append, context)])
         with pytest.raises(SystemExit):
             loop.run_until_complete(_turn())
         assert seen == []

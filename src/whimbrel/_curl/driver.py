@@ -142,7 +142,7 @@ class Driver:
     # What the owner asks for
 
     def start(
-        self, easy: pycurl.Curl, done: Done, *, at_once: bool = False, is_shown: bool = False
+        self, easy: pycurl.Curl, done: Done, at_once: bool = False, is_shown: bool = False
     ) -> None:
         """Begin a transfer; ``done(code, message)`` is called once, from the loop, at its end.
 
@@ -273,7 +273,8 @@ class Driver:
                 lane = self._lane_with_room()
             if is_shown:
                 lane.multi.setopt(pycurl.M_TIMERFUNCTION, partial(self._on_timer, lane))
-            lane.multi.add_handle(easy)
+            add_handle = lane.add_handle
+            add_handle(easy)
             self._attached[easy] = lane
             lane.attached += 1
             self._run_soon(lane)
@@ -295,7 +296,7 @@ class Driver:
             if lane is not None and self._soon_lanes.pop(lane, True) is None:
                 self._inside = lane.acted = True
                 try:
-                    _, lane.running = lane.multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+                    _, lane.running = lane.socket_action(pycurl.SOCKET_TIMEOUT, 0)
                 except pycurl.error:
                     lane.running = 0  # it will fail again, where that may be told
                 finally:
@@ -332,7 +333,8 @@ class Driver:
             self._note_idle(lane)
         self._inside = True
         try:
-            lane.multi.remove_handle(easy)
+            remove_handle = lane.remove_handle
+            remove_handle(easy)
         finally:
             self._inside = False
 
@@ -340,7 +342,8 @@ class Driver:
         """Let libcurl act on a socket or its timers; False if that ended the multi (rule 5)."""
         self._inside = lane.acted = True
         try:
-            _, lane.running = lane.multi.socket_action(fd, mask)
+            socket_action = lane.socket_action
+            _, lane.running = socket_action(fd, mask)
         except pycurl.error as error:
             self._inside = False
             if not self._closed:

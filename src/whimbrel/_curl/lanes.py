@@ -6,17 +6,23 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pycurl
 
 
 class Lane:
-    """A multi handle, and what the driver knows of it."""
+    """A multi handle, and what the driver knows of it.
+
+    Attributes:
+        add_handle, remove_handle, socket_action: of the multi. pycurl makes a new object each time
+            that it is asked for one, and a request needs all three.
+    """
 
     __slots__ = (
         "acted",
+        "add_handle",
         "alarm",
         "alarm_due",
         "attached",
@@ -26,11 +32,16 @@ class Lane:
         "multi",
         "number",
         "own",
+        "remove_handle",
         "running",
+        "socket_action",
     )
 
     def __init__(self, multi: pycurl.CurlMulti, number: int) -> None:
         self.multi = multi
+        self.add_handle: Callable[[pycurl.Curl], None] = multi.add_handle
+        self.remove_handle: Callable[[pycurl.Curl], None] = multi.remove_handle
+        self.socket_action: Callable[[int, int], tuple[int, int]] = multi.socket_action
         self.number = number  # never given twice by a driver
         # The eventfd by which libcurl wakes itself is open for as long as the multi is: it comes
         # and goes with the first and last transfer, and needs no new entry each time. It is the

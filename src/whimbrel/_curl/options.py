@@ -24,15 +24,29 @@ from whimbrel._policy.fields import Fields, asks_to_close, names_in
 Pair = tuple[int, Any]
 
 
-class Plan(NamedTuple):
-    """The options of a profile, in the order in which they are set; `field_options` come on top."""
+class Plan:
+    """What all requests of a profile share.
 
-    options: tuple[Pair, ...]
-    lasting: bool
-    """Whether a handle with these options may serve another URL without a reset. Digest and
-    Negotiate leave a state in the handle that belongs to one origin."""
-    tunnel: bool
-    """Whether a proxy answers CONNECT before the request is sent."""
+    What each of them looks at is taken out of the profile: a tuple's names are slow to read.
+
+    Attributes:
+        options: in the order in which they are set; `field_options` come on top.
+        lasting: whether a handle with these options may serve another URL without a reset. Digest
+            and Negotiate leave a state in the handle that belongs to one origin.
+        tunnel: whether a proxy answers CONNECT before the request is sent.
+    """
+
+    __slots__ = ("lasting", "max_body_size", "options", "proxy_url", "stall_timeout", "tunnel")
+
+    def __init__(self, profile: Profile, options: tuple[Pair, ...]) -> None:
+        proxy, auth = profile.proxy, profile.auth
+        multi_round = auth is not None or (proxy is not None and proxy.auth_mode != "basic")
+        self.options = options
+        self.lasting = not multi_round and profile.body != "stream"
+        self.tunnel = proxy is not None and not proxy.is_socks and profile.scheme == "https"
+        self.max_body_size = profile.max_body_size
+        self.stall_timeout = profile.stall_timeout
+        self.proxy_url = None if proxy is None else proxy.url
 
     def __repr__(self) -> str:
         return f"Plan({len(self.options)} options)"  # passwords among them
@@ -228,10 +242,7 @@ def plan(profile: Profile) -> Plan:
             pairs.append((capabilities.option(row.option, row.since), row.convert(value)))
     for group in GROUPS:
         pairs.extend(group(profile))
-    proxy = profile.proxy
-    multi_round = profile.auth is not None or (proxy is not None and proxy.auth_mode != "basic")
-    tunnel = proxy is not None and not proxy.is_socks and profile.scheme == "https"
-    return Plan(tuple(pairs), not multi_round and profile.body != "stream", tunnel)
+    return Plan(profile, tuple(pairs))
 
 
 _PIPELINE = "decided by the pipeline, before a backend is asked"

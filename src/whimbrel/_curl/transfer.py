@@ -20,7 +20,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pycurl
 
@@ -61,11 +61,15 @@ _FULL_PIECE = 16 * 1024  # what libcurl gives at most at once, whatever BUFFERSI
 MAX_INTERIM = 10
 """Interim (1xx) responses to one request."""
 
-_MADE_BEFORE = (0.0, 0.0, 0.0)
-"""Seconds that look-up, connect and TLS took where the connection stood already."""
 _PROXY_ERROR = 0x200000 + 59  # CURLINFO_PROXY_ERROR; pycurl has no name for it
 _ABORT = getattr(pycurl, "PREREQFUNC_ABORT", 1)
 _SEEK_OK, _SEEK_FAIL = 0, 1
+
+
+Address = tuple[str, int]
+"""Host and port of one end of a connection."""
+Ends = tuple[str, str, int, int]
+"""Of a connection, as PREREQFUNCTION has them: remote and local host, remote and local port."""
 
 
 class Head(NamedTuple):
@@ -196,8 +200,8 @@ class Transfer:
         self._deadline: asyncio.TimerHandle | None = None
         self._proxy_code: int | None = None
         self._proxy_lines: list[bytes] = []
-        self._remote: tuple[str, int] | None = None
-        self._local: tuple[str, int] | None = None
+        self._remote: Address | None = None
+        self._local: Address | None = None
         self._number: int | None = None
         if self._dirty or exchange is not self._applied:
             try:
@@ -212,10 +216,11 @@ class Transfer:
         self._owner._driver.start(
             self.easy,
             self._done,
-            at_once=exchange.shared or not exchange.calls_back,
-            is_shown=exchange.prepare_curl_callback is not None,
+            exchange.shared or not exchange.calls_back,
+            exchange.prepare_curl_callback is not None,
         )
-        if exchange.profile.stall_timeout:
+        assert self._plan is not None
+        if self._plan.stall_timeout:
             self._stall_marks: list[tuple[float, ...]] = []
             self._watch_for_stall()
 
@@ -320,15 +325,20 @@ class Transfer:
         self._owner._driver.opened(fd, self.easy)
         return 0
 
-    def _on_request(self, remote: str, local: str, remote_port: int, local_port: int) -> int:
-        """PREREQFUNCTION: a request is about to be sent on a connection."""
-        address, peer = (local, local_port), (remote, remote_port)
-        if self._requests:
-            return self._on_further_request(address, peer)
-        self._requests = 1
-        self._local, self._remote = address, peer
+    def _on_request(self, *ends: Any) -> int:
+        """PREREQFUNCTION: a request is about to be sent on a connection between these `Ends`."""
         owner = self._owner
-        self._number = number = owner._connections.get((address, peer))
+        number: int | None
+        known = owner._connections.get(ends)
+        if known is not None:
+            number, address, peer = known
+        else:
+            remote, local, remote_port, local_port = ends
+            number, address, peer = None, (local, local_port), (remote, remote_port)
+        if self._requests:
+            return self._on_further_request(number, address, peer)
+        self._requests = 1
+        self._number, self._local, self._remote = number, address, peer
         if number is None or self._opened:
             self._lane = owner._driver.lane_of(self.easy)
         tainted = owner._tainted
@@ -340,15 +350,14 @@ class Transfer:
         self._seen = len(self._lines)
         return 0 if self._upload is None else self._begin_upload(self._upload)
 
-    def _on_further_request(self, address: tuple[str, int], peer: tuple[str, int]) -> int:
+    def _on_further_request(self, number: int | None, address: Address, peer: Address) -> int:
         """libcurl sends again, of its own accord: for a challenge, or because no answer came."""
         owner = self._owner
         exchange = self._exchange
         assert exchange is not None
         self._requests = requests = self._requests + 1
         before = self._local
-        self._local, self._remote = address, peer
-        self._number = owner._connections.get((address, peer))
+        self._number, self._local, self._remote = number, address, peer
         self._lane = owner._driver.lane_of(self.easy)
         if len(self._lines) > self._seen:
             # An answer came: this is the next round of an authentication.
@@ -563,9 +572,9 @@ class Transfer:
         block = b"".join(lines)
         if head is None or head.block != block:
             head = known.find(block)
-        exchange = self._exchange
-        assert exchange is not None
-        if head is None or 0 < exchange.profile.max_body_size < len(chunk) or head.content_encoding:
+        plan = self._plan
+        assert plan is not None
+        if head is None or 0 < plan.max_body_size < len(chunk) or head.content_encoding:
             return False
         self._begun = True
         self._head = head
@@ -770,7 +779,8 @@ class Transfer:
         if self._callback is None or exchange is None:
             return
         download = self._download
-        limit = exchange.profile.stall_timeout
+        assert self._plan is not None
+        limit = self._plan.stall_timeout
         getinfo = self.easy.getinfo
         in_system = 0
         if self._is_http1(exchange):
@@ -1070,26 +1080,27 @@ class Transfer:
             # libcurl counts the connections of each multi for itself.
             response.connection_id = number = (self._lane << 32) + getinfo(_CONN_ID)
             response.reused = not getinfo(pycurl.NUM_CONNECTS)
-            if local is not None:
+            if local is not None and remote is not None:
                 owner._remember_connection(local, remote, number, head.version)
-            made = (
-                getinfo(pycurl.NAMELOOKUP_TIME),
-                getinfo(pycurl.CONNECT_TIME),
-                getinfo(pycurl.APPCONNECT_TIME),
-            )
+            lookup = getinfo(pycurl.NAMELOOKUP_TIME)
+            connect = getinfo(pycurl.CONNECT_TIME)
+            secured = getinfo(pycurl.APPCONNECT_TIME)
         else:
             response.connection_id = number
             response.reused = True
-            made = _MADE_BEFORE
+            lookup = connect = secured = 0.0  # the connection stood already
         response._times = (
-            *made,
+            lookup,
+            connect,
+            secured,
             getinfo(pycurl.PRETRANSFER_TIME),
             getinfo(pycurl.STARTTRANSFER_TIME),
             getinfo(pycurl.TOTAL_TIME),
         )
-        proxy = exchange.profile.proxy
+        assert self._plan is not None
+        proxy = self._plan.proxy_url
         if proxy is not None:
-            response.proxy = proxy.url
+            response.proxy = proxy
             self._add_answer_of_proxy(response)
         return response
 

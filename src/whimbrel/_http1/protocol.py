@@ -790,7 +790,6 @@ class Protocol:
         method: str,
         body: str,
         length: int = 0,
-        *,
         keep_alive: bool = True,
         upgrade: bool = False,
     ) -> None:
@@ -884,8 +883,7 @@ class Protocol:
         """Whether both sides mean to keep the connection, as far as their heads have told."""
         return self._our_keep_alive and self._their_keep_alive
 
-    @property
-    def reusable(self) -> bool:
+    def is_reusable(self) -> bool:
         """Whether a client may send another request: both messages are whole, and nothing else
         has come."""
         return (
@@ -898,8 +896,8 @@ class Protocol:
         )
 
     def next_exchange(self) -> bool:
-        """Begin the next request and response if the connection is `reusable`; whether it is."""
-        if not self.reusable:
+        """Begin the next request and response if the connection `is_reusable`; whether it is."""
+        if not self.is_reusable():
             return False
         self._begin_anew()
         return True
@@ -908,7 +906,7 @@ class Protocol:
         """Begin the next request and response.
 
         Raises LocalProtocolError before both are whole, where one side meant to close, and for a
-        client whose connection is not `reusable`: what came behind one response must not be taken
+        client whose connection is not reusable: what came behind one response must not be taken
         for the next.
         """
         if self.their_state is not DONE or self.our_state is not DONE:
@@ -916,16 +914,18 @@ class Protocol:
                 f"the last message is not whole: we are at {self.our_state}, the peer at"
                 f" {self.their_state}"
             )
-        if not (self.reusable if self._is_client else self.keep_alive):
+        if not (self.is_reusable() if self._is_client else self.keep_alive):
             raise LocalProtocolError("the connection cannot be used again")
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self.our_state = self.their_state = TRANSITIONS[DONE][ON_NEXT]
+        self.our_state = self.their_state = _FIRST
         self.trailers = b""
         self._method = ""
         self._interim = 0
 
+
+_FIRST = TRANSITIONS[DONE][ON_NEXT]
 
 _SPECIAL_METHODS = frozenset(("HEAD", "CONNECT"))
 

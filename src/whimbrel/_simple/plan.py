@@ -20,16 +20,22 @@ _ZONE = re.compile(r"%25[^\]]*")
 _HOSTS = 1024
 
 
-class Ready(NamedTuple):
-    """What is known of an exchange that is fetched again and again (`Exchange.memo`)."""
+class Ready:
+    """What is known of an exchange that is fetched again and again (`Exchange.memo`).
 
-    plan: Plan
-    bucket: Bucket
-    head: bytes
-    """Of a request that is no more than a head; any other's is made when it is sent."""
-    keep_alive: bool
-    """Whether the connection may be used again: False once a caller's Connection field says "close"
-    (RFC 9112 9.6)."""
+    Attributes:
+        head: of a request that is no more than a head; any other's is made when it is sent.
+        keep_alive: whether the connection may be used again: False once a caller's Connection
+            field says "close" (RFC 9112 9.6).
+    """
+
+    __slots__ = ("bucket", "head", "keep_alive", "plan")
+
+    def __init__(self, plan: Plan, bucket: Bucket, head: bytes, *, keep_alive: bool) -> None:
+        self.plan = plan
+        self.bucket = bucket
+        self.head = head
+        self.keep_alive = keep_alive
 
     def __repr__(self) -> str:
         return f"Ready({self.plan.profile!r})"  # credentials are in the head
@@ -55,19 +61,25 @@ class Plan:
         has_digest: whether credentials wait for a challenge, from the origin or from a proxy that
             the request itself is for; the latter alone is `proxy_digest`.
         is_plain: whether a request is the head alone, and no more depends on the exchange.
+
+    What each request looks at is taken out of the profile: a tuple's names are slow to read.
     """
 
     __slots__ = (
         "_buckets",
         "_fields",
         "_lines",
-        "_method",
         "_proxy_line",
         "absolute",
+        "decompress",
         "has_digest",
         "is_plain",
+        "max_body_size",
+        "method",
         "profile",
         "proxy_digest",
+        "proxy_url",
+        "stall_timeout",
     )
 
     def __init__(self, profile: Profile) -> None:
@@ -94,7 +106,11 @@ class Plan:
             value = basic_authorization(proxy.username, proxy.password or "")
             line = encode_fields([("Proxy-Authorization", value)])
             self._proxy_line = line.decode("latin-1")
-        self._method = profile.method
+        self.method = profile.method
+        self.max_body_size = profile.max_body_size
+        self.decompress = profile.decompress
+        self.stall_timeout = profile.stall_timeout
+        self.proxy_url = None if proxy is None else proxy.url
         self._fields: Fields | None = None  # whose lines are remembered
         self._lines: Lines
         self._buckets: dict[str, Bucket] = {}
@@ -121,14 +137,14 @@ class Plan:
             netloc = _ZONE.sub("", netloc)
         lines = self.lines(exchange.fields)
         host = "" if lines.has_host else f"Host: {netloc}\r\n"
-        text = f"{self._method} {target} HTTP/1.1\r\n{host}{lines.text}{more}\r\n"
+        text = f"{self.method} {target} HTTP/1.1\r\n{host}{lines.text}{more}\r\n"
         return text.encode("latin-1")
 
     def ready(self, pool: Pool, exchange: Exchange) -> Ready:
         """All that is known before it is sent. A shared exchange remembers it."""
         head = self.head(exchange) if self.is_plain else b""
         keep_alive = self.lines(exchange.fields).keep_alive
-        found = Ready(self, self.bucket(pool, exchange), head, keep_alive)
+        found = Ready(self, self.bucket(pool, exchange), head, keep_alive=keep_alive)
         if exchange.shared:
             exchange.memo = found
         return found

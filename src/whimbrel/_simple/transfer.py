@@ -55,30 +55,38 @@ _LOOKS = 4  # at the byte counts, in stall_timeout
 class Transfer:
     """One exchange."""
 
-    # What an instance has not set yet; most exchanges never set most of it.
-    _connection: Connection | None = None
-    # Any of the next three, `_stall`, `_outgoing`, `_download` or `_low_water`.
-    _has_helpers: bool = False
-    _task: asyncio.Task[Connected] | None = None
-    _progress: Progress | None = None
-    _connect_timer: asyncio.TimerHandle | None = None
-    _head: Head | None = None
-    _download: Download | None = None
-    _outgoing: Outgoing | None = None  # the request, where it is more than a head
-    _challenges: Challenges | None = None
-    _held: bool = False  # reading is paused by us
-    _ended: bool = False  # the response is whole, its consumer is not done
-    _reused: bool = False
-    _sent: float = 0.0  # when the request was begun on its connection
-    _first_byte: float = 0.0
-    _arrived: float = 0.0  # when the last piece of the head came
-    _challenged: bool = False  # the response is a challenge that will be answered
-    _drained: int = 0
-    _stall: asyncio.TimerHandle | None = None
-    _received: int = 0
-    _got_body: bool = False
-    _bulk: bool = False  # the stream reads large pieces
-    _low_water: LowWater | None = None
+    # Slots: a new one is made for every request, and CPython finds nothing faster.
+    __slots__ = (
+        "_arrived",
+        "_began",
+        "_bucket",
+        "_bulk",
+        "_callback",
+        "_challenged",
+        "_challenges",
+        "_connect_timer",
+        "_connection",
+        "_download",
+        "_drained",
+        "_ended",
+        "_exchange",
+        "_first_byte",
+        "_got_body",
+        "_has_helpers",
+        "_head",
+        "_held",
+        "_low_water",
+        "_outgoing",
+        "_owner",
+        "_plan",
+        "_progress",
+        "_ready",
+        "_received",
+        "_reused",
+        "_sent",
+        "_stall",
+        "_task",
+    )
 
     def __init__(
         self,
@@ -89,8 +97,32 @@ class Transfer:
     ) -> None:
         self._owner = owner
         self._exchange = exchange
-        self._plan, self._bucket, self._request_head, self._keep_alive = ready
+        self._ready = ready
+        self._plan = ready.plan
+        self._bucket = ready.bucket
         self._callback: Callable[[HTTPResponse], None] | None = callback
+        self._connection: Connection | None = None
+        # Any of the next three, `_stall`, `_outgoing`, `_download` or `_low_water`.
+        self._has_helpers = False
+        self._task: asyncio.Task[Connected] | None = None
+        self._progress: Progress | None = None
+        self._connect_timer: asyncio.TimerHandle | None = None
+        self._head: Head | None = None
+        self._download: Download | None = None
+        self._outgoing: Outgoing | None = None  # the request, where it is more than a head
+        self._challenges: Challenges | None = None
+        self._low_water: LowWater | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._held = False  # reading is paused by us
+        self._ended = False  # the response is whole, its consumer is not done
+        self._reused = False
+        self._challenged = False  # the response is a challenge that will be answered
+        self._got_body = False
+        self._bulk = False  # the stream reads large pieces
+        self._drained = self._received = 0
+        self._sent = 0.0  # when the request was begun on its connection
+        self._first_byte = 0.0
+        self._arrived = 0.0  # when the last piece of the head came
         self._began = monotonic()
 
     # Begin
@@ -117,7 +149,7 @@ class Transfer:
                 self._lost,
                 self._fail,
             )
-        if plan.profile.stall_timeout:
+        if plan.stall_timeout:
             self._watch_for_stall([])
         connection = self._bucket.take(now)
         if connection is None:
@@ -179,18 +211,18 @@ class Transfer:
     def _send(self, connection: Connection) -> None:
         connection.holder = self
         self._connection = connection
-        plan, outgoing = self._plan, self._outgoing
+        outgoing = self._outgoing
         self._sent = now = monotonic()
         try:
             if outgoing is not None:
                 outgoing.begin(connection)
             else:
-                connection.http1.start_request(
-                    plan.profile.method, NONE, keep_alive=self._keep_alive
-                )
-                connection.stream.push(self._request_head)
-                if self._owner._watcher is not None:
-                    self._owner._watcher.expect(now)
+                ready = self._ready
+                connection.http1.start_request(self._plan.method, NONE, 0, ready.keep_alive)
+                connection.stream.push(ready.head)
+                watcher = self._owner._watcher
+                if watcher is not None:
+                    watcher.busy_poll.expect(now)
         except StreamClosedError as error:
             # Its end is known, and not to us: from the loop, where a failure may be told.
             self._owner._transfer_loop.call_soon(self._lost, connection, error)
@@ -219,7 +251,8 @@ class Transfer:
                     self._first_byte = now
                 whole = connection.http1.receive_whole(data)
                 if whole is not None:
-                    self._take_whole(*whole)
+                    head, body = whole
+                    self._take_whole(head, body)
                     return
             self._pump()
         except BaseException as error:  # noqa: BLE001 (it goes to the awaiter of the fetch)
@@ -253,12 +286,11 @@ class Transfer:
 
     def _take_whole(self, head: Head, body: bytes) -> None:
         """A final head and all of its body have come in one piece."""
-        exchange = self._exchange
-        profile = exchange.profile
-        limit = profile.max_body_size
+        plan = self._plan
+        limit = plan.max_body_size
         if (
-            exchange.on_head is None
-            and not (head.content_encoding and profile.decompress)
+            self._exchange.on_head is None
+            and not (head.content_encoding and plan.decompress)
             and (self._outgoing is None or not self._outgoing.unfinished)
             and self._challenges is None
             and not (limit and len(body) > limit)
@@ -532,7 +564,7 @@ class Transfer:
         if self._callback is None:
             return
         connection = self._connection
-        limit = self._exchange.profile.stall_timeout
+        limit = self._plan.stall_timeout
         mark = self._received, 0
         if connection is not None:
             # Not what the system has taken: a whole body fits in there, and goes on for seconds.
@@ -598,22 +630,22 @@ class Transfer:
             return
         error = translate(error, self._situation())
         exchange = self._exchange
-        proxy = exchange.profile.proxy
+        proxy = self._plan.proxy_url
         if isinstance(error, HTTPError) and proxy is not None:
-            error.proxy = proxy.url
+            error.proxy = proxy
             if error.proxy_code is None and self._connection is not None:
                 error.proxy_code = self._connection.proxy_code
         self._callback = None
         self._let_go()
-        self._tell(callback, HTTPResponse.failed(error, exchange.url.href))
-
-    def _tell(self, callback: Callable[[HTTPResponse], None], response: HTTPResponse) -> None:
         try:
-            callback(response)
-        except Exception as error:  # noqa: BLE001 (else it would pass for a failure of this exchange)
-            self._owner._transfer_loop.call_exception_handler(
-                {"message": "the outcome of a fetch could not be told", "exception": error}
-            )
+            callback(HTTPResponse.failed(error, exchange.url.href))
+        except Exception as failure:  # noqa: BLE001 (as in `_complete`)
+            self._could_not_tell(failure)
+
+    def _could_not_tell(self, error: Exception) -> None:
+        self._owner._transfer_loop.call_exception_handler(
+            {"message": "the outcome of a fetch could not be told", "exception": error}
+        )
 
     def _closed(self, error: BaseException | None) -> BaseException:
         if isinstance(error, StreamClosedError):
@@ -664,16 +696,19 @@ class Transfer:
         download = self._download
         if download is not None and download.decoded and self._got_body:
             response._decoded = True
-        proxy = exchange.profile.proxy
+        proxy = self._plan.proxy_url
         if proxy is not None:
-            response.proxy = proxy.url
+            response.proxy = proxy
             self._add_answer_of_proxy(response, connection)
         self._callback = None
         if self._give_back(connection, now) and not self._has_helpers:
             self._owner._deadlines.discard(self)
         else:
             self._let_go()
-        self._tell(callback, response)
+        try:
+            callback(response)
+        except Exception as error:  # noqa: BLE001 (else it would pass for a failure of this exchange)
+            self._could_not_tell(error)
 
     def _times(self, progress: Progress) -> tuple[float, float, float]:
         """Seconds from the beginning to the end of look-up, connect and TLS, 0 without."""
