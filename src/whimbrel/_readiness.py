@@ -32,6 +32,8 @@ from whimbrel._wakeups import Wakeups
 
 # Where there is no epoll, nothing of this is used.
 _IN, _OUT = getattr(select, "EPOLLIN", 1), getattr(select, "EPOLLOUT", 4)
+# An error, or the end, is for readers and writers to find.
+_FOR_READERS, _FOR_WRITERS = ~_OUT, ~_IN
 
 SHARE = 32
 """Descriptors that are served in one turn of the loop."""
@@ -204,10 +206,9 @@ class Readiness:
         while found:
             fd, events = found.popitem()
             try:
-                # An error, or the end, is for both to find.
-                if events & ~_OUT and (callback := readers.get(fd)) is not None:
+                if events & _FOR_READERS and (callback := readers.get(fd)) is not None:
                     callback()
-                if events & ~_IN and (callback := writers.get(fd)) is not None:
+                if events & _FOR_WRITERS and (callback := writers.get(fd)) is not None:
                     callback()
             except (SystemExit, KeyboardInterrupt):
                 raise
