@@ -56,11 +56,11 @@ from whimbrel._loops import PrivateLoop, clock_of, current_loop, current_or_new_
 from whimbrel._policy.cookies import cookie_header, make_jar, store_cookies
 from whimbrel._policy.decoding import is_decodable
 from whimbrel._policy.environment import EnvironmentProxies
-from whimbrel._policy.exchange import ADDS_FIELDS, Exchange, prepare
+from whimbrel._policy.exchange import Exchange, lacks_address, prepare
 from whimbrel._policy.fields import headers_of
 from whimbrel._policy.gate import Gate
 from whimbrel._policy.options import merge_options
-from whimbrel._policy.plain import Plain, is_special
+from whimbrel._policy.plain import PlainRequests
 from whimbrel._policy.redirects import REDIRECT_CODES, follow_up, is_redirect
 from whimbrel._policy.resolving import Resolver, address_book
 from whimbrel._policy.timeouts import queue_limit
@@ -1025,7 +1025,9 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             self._fail(error)
             return
         if _is_plain(request.__dict__) and self._sink is None:
-            client._remember_plain(exchange, queue_timeout, options, request.__dict__)
+            client._plain.remember(
+                exchange, queue_timeout, options, request.__dict__, client.defaults
+            )
         self._enter(exchange, queue_timeout)
 
     def _enter(self, exchange: Exchange, queue_timeout: float) -> None:
@@ -1046,6 +1048,10 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         exchange = prepare(options, client._environment, client._cookie_header)
         if self._exchange is not None:
             exchange.context = self._exchange.context  # after a redirect, too, it is the caller's
+        if lacks_address(exchange.profile, exchange.url):
+            raise HTTPResolveError(
+                f"[{exchange.url.host}] is an IPv6 address and allow_ipv6 is False", stage="dns"
+            )
         if "streaming_callback" in options or "header_callback" in options or self._sink:
             exchange.on_head = self._on_head
             if self._sink is not None:
@@ -1080,12 +1086,6 @@ class _Fetch(asyncio.Future[HTTPResponse]):
                 ):
                     exchange = self._own(exchange)
                     exchange.request_timeout = self._remaining(exchange, self._deadline)
-                profile = exchange.profile
-                if not profile.allow_ipv6 and ":" in exchange.url.host and profile.proxy is None:
-                    raise HTTPResolveError(
-                        f"[{exchange.url.host}] is an IPv6 address and allow_ipv6 is False",
-                        stage="dns",
-                    )
                 if client._address_book is not None:
                     exchange = self._own(exchange)
                     self._abort = client._address_book.look_up(
@@ -1213,13 +1213,15 @@ class _Fetch(asyncio.Future[HTTPResponse]):
     def _received(self, response: HTTPResponse) -> None:
         """The backend is done with one exchange."""
         self._abort = None
-        error = response.error
-        if error is not None:
-            self._fail(error)
-            return
+        code = response.code
+        error: BaseException | None
+        if code == 599:
+            error = response.error
+            if error is not None:
+                self._fail(error)
+                return
         if self._client._jar is not None:
             self._keep_cookies(response.effective_url, response.headers)
-        code = response.code
         if 300 <= code < 400 and self._is_redirected(response):
             return
         asked = self._asked
@@ -1333,8 +1335,9 @@ class _Fetch(asyncio.Future[HTTPResponse]):
 
     def _release(self) -> None:
         """Let go of the backend's exchange and of the slot."""
-        abort, self._abort = self._abort, None
+        abort = self._abort
         if abort is not None:
+            self._abort = None
             abort()
         client = self._client
         client._fetches.discard(self)
@@ -1399,9 +1402,6 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             wakeups = self._client._wakeups
             assert wakeups is not None
             wakeups.add(waiters)
-
-
-_PLAIN_URLS = 4096  # whose exchanges are remembered, of all methods and proxies
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1611,12 +1611,14 @@ class AsyncHTTPClient(Configurable):
         self._environment = EnvironmentProxies.from_environ(os.environ) if trusts else None
         if not self._environment:
             self._environment = None
-        self._plain: dict[tuple[str, str | None, bool], Plain] = {}
-        self._plain_urls = 0
-        self._plain_defaults: dict[str, Any] = {}
-        # An override of a subclass's may write to what it gets.
-        self._shares = getattr(type(self).fetch_impl, "takes_shared", False)
         self._jar = make_jar(cookies)
+        # Most fetches of most programs are plain: a URL, a method, perhaps header fields, a body of
+        # bytes or a proxy, and the defaults. What `prepare` made of one holds for the next.
+        self._plain = PlainRequests(
+            # An override of a subclass's may write to what it gets.
+            shares=getattr(type(self).fetch_impl, "takes_shared", False),
+            learns=self._environment is None and self._jar is None,
+        )
         self._cookie_header = None if self._jar is None else self._cookies_for
         self._address_book = address_book(hostname_mapping, resolver)
         self.busy_poll = busy_poll_seconds(busy_poll)
@@ -1627,72 +1629,6 @@ class AsyncHTTPClient(Configurable):
         if "max_body_size" in defaults:
             return defaults
         return {"max_body_size": self.max_body_size, **defaults}
-
-    # Most fetches of most programs are plain: a URL, a method without a body, perhaps a proxy, and
-    # the defaults. What `prepare` made of the last such request then holds for the next one.
-
-    def _find_plain(
-        self,
-        method: str,
-        url: str,
-        proxy: str | None,
-        headers: Any = None,
-        body: bytes | None = None,
-    ) -> tuple[Exchange, float] | None:
-        """An Exchange for nothing but these, and its queue time-out; None to go the long way."""
-        plain = self._plain.get((method, proxy, body is not None))
-        if plain is None or self._plain_defaults != self.defaults:
-            return None
-        if headers or body is not None:
-            varied = plain.vary(url, headers, body)
-            return None if varied is None else (varied, plain.queue_timeout)
-        exchange = plain.exchanges.get(url)
-        if exchange is None:
-            exchange = plain.learn(url)
-            if exchange is None:
-                return None  # the long way says what is wrong
-            self._count_plain()
-        if not self._shares:
-            exchange = exchange.to(exchange.url)
-        return exchange, plain.queue_timeout
-
-    def _remember_plain(
-        self,
-        exchange: Exchange,
-        queue_timeout: float,
-        options: dict[str, Any],
-        given: dict[str, Any],
-    ) -> None:
-        has_body = given.get("body") is not None
-        if (
-            exchange.profile.body == ("bytes" if has_body else "none")
-            and exchange.url.username is None
-            and exchange.on_head is None
-            and exchange.prepare_curl_callback is None
-            and self._environment is None
-            and self._jar is None
-            and not any(name in self.defaults for name in ("params", "unix_socket"))
-            # A container or an SSLContext may change behind an equality that still holds.
-            and all(isinstance(value, str | int | float) for value in self.defaults.values())
-            and not is_special(options.get("headers"))
-        ):
-            if self._plain_defaults != self.defaults:
-                self._plain_defaults = dict(self.defaults)
-                self._plain.clear()
-                self._plain_urls = 0
-            key = exchange.profile.method, given.get("proxy"), has_body
-            if key not in self._plain:
-                self._count_plain()  # a template takes as much room
-                varies = ADDS_FIELDS.isdisjoint(options)
-                self._plain[key] = Plain(queue_timeout, options["user_agent"] if varies else None)
-            self._plain[key].add(exchange, given.get("headers"))
-
-    def _count_plain(self) -> None:
-        """One more is remembered, perhaps of a proxy or a URL that never comes again."""
-        self._plain_urls += 1
-        if self._plain_urls > _PLAIN_URLS:
-            self._plain.clear()
-            self._plain_urls = 0
 
     def _cookies_for(self, url: URL) -> str | None:
         assert self._jar is not None
@@ -1785,13 +1721,14 @@ class AsyncHTTPClient(Configurable):
         """
         loop = self._bind()
         notify = None
-        if isinstance(callback, bool):
-            raise_error = callback
-        elif callback is not None:
-            fault = fault_of_callback(callback)
-            if fault is not None:
-                raise TypeError(f"callback {fault}")
-            notify = callback
+        if callback is not None:
+            if isinstance(callback, bool):
+                raise_error = callback
+            else:
+                fault = fault_of_callback(callback)
+                if fault is not None:
+                    raise TypeError(f"callback {fault}")
+                notify = callback
         if raise_error is not True and raise_error is not False:
             try:
                 raise_error = flag("raise_error", raise_error)
@@ -1805,7 +1742,7 @@ class AsyncHTTPClient(Configurable):
         made: HTTPRequest | str
         if not kwargs and type(request) is str:
             made = request
-            plain = self._find_plain("GET", request, None)
+            plain = self._plain.find_url(self.defaults, request)
         else:
             if isinstance(request, HTTPRequest):
                 if kwargs:
@@ -1827,7 +1764,9 @@ class AsyncHTTPClient(Configurable):
             given = made.__dict__
             if _is_plain(given) and type(made.method) is str and type(made.url) is str:
                 proxy, headers = given.get("proxy"), given.get("headers")
-                plain = self._find_plain(made.method, made.url, proxy, headers, given.get("body"))
+                plain = self._plain.find(
+                    self.defaults, made.method, made.url, proxy, headers, given.get("body")
+                )
         fetch = _Fetch(loop=loop)
         fetch.set_up(self, made, notify, raise_error)
         self._fetches.add(fetch)
@@ -1836,7 +1775,7 @@ class AsyncHTTPClient(Configurable):
         else:
             fetch._proxy = proxy
             fetch._has_headers = bool(headers)
-            fetch._defaults = self._plain_defaults
+            fetch._defaults = self._plain.defaults
             exchange, queue_timeout = plain
             fetch._enter(exchange, queue_timeout)
         return fetch

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from whimbrel import httpclient
+from whimbrel._policy import plain
 from whimbrel.httpclient import HTTPRequest, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
 from whimbrel.testing.scripted import (
@@ -394,7 +394,7 @@ async def test_what_is_no_proxy(client: Any) -> None:
 
 async def test_what_is_remembered_is_bounded(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any number of URLs and proxies may follow each other."""
-    monkeypatch.setattr(httpclient, "_PLAIN_URLS", 4)
+    monkeypatch.setattr(plain, "MOST", 4)
     async with ScriptedServer(_echo) as server, ScriptedServer(_echo) as proxy:
         for number in range(12):
             path = f"/{number}"
@@ -411,8 +411,8 @@ async def test_what_is_remembered_is_bounded(client: Any, monkeypatch: pytest.Mo
 
 
 def _kept(client: Any) -> int:
-    kept = client._plain.values()
-    return len(kept) + sum(len(plain.exchanges) for plain in kept)
+    kept = client._plain._kinds.values()
+    return len(kept) + sum(len(kind.urls) for kind in kept)
 
 
 async def test_an_override_may_write_to_its_exchange(client_class: type[Any]) -> None:

@@ -105,6 +105,11 @@ class Profile(NamedTuple):
         return f"Profile({self.method!r}, {self.scheme!r}, proxy={self.proxy!r})"
 
 
+def lacks_address(profile: Profile, url: URL) -> bool:
+    """Whether there is none to connect to: an IPv6 address is the host, and those are excluded."""
+    return ":" in url.host and not profile.allow_ipv6 and profile.proxy is None
+
+
 class Exchange:
     """One request/response exchange, as a backend's ``fetch_impl`` gets it."""
 

@@ -9,16 +9,122 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from whimbrel._policy.exchange import Exchange
+from whimbrel._policy.exchange import ADDS_FIELDS, Exchange, lacks_address
 from whimbrel._policy.fields import Fields, caller_fields, complete_fields, names_in
 from whimbrel._policy.urls import URL, parse_url
+
+MOST = 4096
+"""Plain requests that are remembered, of all methods and proxies."""
+
+Found = tuple[Exchange, float]
+"""Of a request that is known: its Exchange, and its queue time-out."""
 
 # Fields that decide more than themselves; `prepare` knows what. Whatever they decided is in its
 # Profile, and holds for that request alone.
 _SPECIAL = re.compile(":(?:content-length|expect|host|proxy-authorization|transfer-encoding):")
 
 
-def is_special(headers: Any) -> bool:
+class PlainRequests:
+    """What a client knows of the plain requests that it made.
+
+    It holds under the defaults that they had, and those of a client may change at any time.
+
+    Attributes:
+        defaults: a copy of those.
+    """
+
+    __slots__ = ("_count", "_kinds", "_learns", "_shares", "_urls", "defaults")
+
+    def __init__(self, *, shares: bool, learns: bool) -> None:
+        """`shares`: whether the backend takes one Exchange for several fetches. `learns` False:
+        each request has to be looked at for itself."""
+        self._shares = shares
+        self._learns = learns
+        self._kinds: dict[tuple[str, str | None, bool], Plain] = {}
+        self._urls: dict[str, Found] = {}  # those of GETs without a proxy, where they are shared
+        self._count = 0
+        self.defaults: dict[str, Any] = {}
+
+    def find_url(self, defaults: dict[str, Any], url: str) -> Found | None:
+        """For a GET of a URL and nothing else; None as in `find`."""
+        found = self._urls.get(url)
+        if found is not None and self.defaults == defaults:
+            return found
+        return self.find(defaults, "GET", url, None, None, None)
+
+    def find(
+        self,
+        defaults: dict[str, Any],
+        method: str,
+        url: str,
+        proxy: str | None,
+        headers: Any,
+        body: bytes | None,
+    ) -> Found | None:
+        """What nothing but these amounts to; None to go the long way, which says what is wrong."""
+        plain = self._kinds.get((method, proxy, body is not None))
+        if plain is None or self.defaults != defaults:
+            return None
+        if headers or body is not None:
+            return plain.vary(url, headers, body)
+        found = plain.urls.get(url)
+        if found is None:
+            found = plain.learn(url)
+            if found is None:
+                return None
+            self._count_one()
+        if not self._shares:
+            exchange, queue_timeout = found
+            return exchange.to(exchange.url), queue_timeout
+        return found
+
+    def remember(
+        self,
+        exchange: Exchange,
+        queue_timeout: float,
+        options: dict[str, Any],
+        given: dict[str, Any],
+        defaults: dict[str, Any],
+    ) -> None:
+        """Learn from a plain request, which gave those parameters on top of the defaults."""
+        has_body = given.get("body") is not None
+        if (
+            self._learns
+            and exchange.profile.body == ("bytes" if has_body else "none")
+            and exchange.url.username is None
+            and exchange.on_head is None
+            and exchange.prepare_curl_callback is None
+            and not any(name in defaults for name in ("params", "unix_socket"))
+            # A container or an SSLContext may change behind an equality that still holds.
+            and all(isinstance(value, str | int | float) for value in defaults.values())
+            and not _is_special(options.get("headers"))
+        ):
+            if self.defaults != defaults:
+                self._clear()
+                self.defaults = dict(defaults)
+            key = exchange.profile.method, given.get("proxy"), has_body
+            if key not in self._kinds:
+                self._count_one()  # a template takes as much room
+                varies = ADDS_FIELDS.isdisjoint(options)
+                plain = Plain(queue_timeout, options["user_agent"] if varies else None)
+                self._kinds[key] = plain
+                if self._shares and key == ("GET", None, False):
+                    self._urls = plain.urls
+            self._kinds[key].add(exchange, given.get("headers"))
+
+    def _count_one(self) -> None:
+        """One more is remembered, perhaps of a proxy or a URL that never comes again."""
+        self._count += 1
+        if self._count > MOST:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._kinds.clear()
+        self._urls = {}
+        self._count = 0
+
+
+def _is_special(headers: Any) -> bool:
     """Whether other requests cannot learn from one with these headers, which are well-formed."""
     return bool(headers) and _SPECIAL.search(names_in(caller_fields(headers))) is not None
 
@@ -27,18 +133,17 @@ class Plain:
     """What plain requests of one method, through one proxy, with a body or without, amount to.
 
     Attributes:
-        exchanges: of requests without header fields and body, by their URLs.
-        queue_timeout: see `HTTPRequest`.
+        urls: what requests without header fields and body amount to, by their URLs.
     """
 
-    __slots__ = ("_templates", "_user_agent", "exchanges", "queue_timeout")
+    __slots__ = ("_queue_timeout", "_templates", "_user_agent", "urls")
 
     def __init__(self, queue_timeout: float, user_agent: str | bytes | None) -> None:
         """`user_agent` None: credentials or the like are among the fields of all these requests."""
         self._templates: dict[str, Exchange] = {}  # by scheme, without fields of the caller's
         self._user_agent = user_agent
-        self.exchanges: dict[str, Exchange] = {}
-        self.queue_timeout = queue_timeout
+        self._queue_timeout = queue_timeout
+        self.urls: dict[str, Found] = {}
 
     def add(self, exchange: Exchange, headers: Any) -> None:
         """Make others like `exchange`, which goes on to change, and had those `headers`."""
@@ -49,18 +154,19 @@ class Plain:
             template.fields = self._complete([], ":", self._user_agent, exchange)
         self._templates[exchange.profile.scheme] = template
 
-    def learn(self, url: str) -> Exchange | None:
-        """The Exchange for a URL that is new here; None for one that needs a closer look."""
+    def learn(self, url: str) -> Found | None:
+        """What a URL amounts to that is new here; None for one that needs a closer look."""
         found = self._find(url)
         if found is None:
             return None
         template, parsed = found
-        exchange = self.exchanges[url] = template.to(parsed)
+        exchange = template.to(parsed)
         exchange.shared = True
-        return exchange
+        known = self.urls[url] = exchange, self._queue_timeout
+        return known
 
-    def vary(self, url: str, headers: Any, body: bytes | None) -> Exchange | None:
-        """An Exchange with header fields or a body of its own; None as above."""
+    def vary(self, url: str, headers: Any, body: bytes | None) -> Found | None:
+        """The same with header fields or a body of its own, which is not remembered."""
         found = self._find(url)
         if found is None:
             return None
@@ -79,7 +185,7 @@ class Plain:
             exchange.fields = self._complete(fields, names, self._user_agent, template)
         if body is not None:
             exchange.body = body
-        return exchange
+        return exchange, self._queue_timeout
 
     def _complete(
         self, fields: list[tuple[str, str]], names: str, user_agent: str | bytes, exchange: Exchange
@@ -95,5 +201,7 @@ class Plain:
             return None
         template = self._templates.get(parsed.scheme)
         if template is None or parsed.username is not None:
+            return None
+        if lacks_address(template.profile, parsed):
             return None
         return template, parsed
