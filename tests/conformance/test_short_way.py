@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from whimbrel._policy import plain
-from whimbrel.httpclient import HTTPRequest, HTTPResponse
+from whimbrel.httpclient import HTTPError, HTTPRequest, HTTPResolveError, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
 from whimbrel.testing.scripted import (
     Handler,
@@ -430,6 +430,49 @@ async def test_an_override_may_write_to_its_exchange(client_class: type[Any]) ->
         for _ in range(4):
             await client.fetch(server.url("/"))
     assert Impatient.seen == [20.0] * 4
+
+
+async def test_an_override_may_answer_by_itself(client_class: type[Any]) -> None:
+    """As with Tornado: whether a status is an error is for the fetch to say."""
+
+    class Canned(client_class):  # type: ignore[misc]
+        def fetch_impl(self, request: Any, callback: Any) -> Any:
+            asked = HTTPRequest(request.url.href)
+            code = int(request.url.target[1:])
+            error = OSError("failed") if code == 599 else None
+            return (
+                asyncio.get_running_loop()
+                .call_soon(callback, HTTPResponse(asked, code, error=error))
+                .cancel
+            )
+
+    async with Canned(force_instance=True) as client:
+        for _ in range(2):
+            assert (await client.fetch("http://a.test/204")).code == 204
+            assert (await client.fetch("http://a.test/404", raise_error=False)).code == 404
+            with pytest.raises(HTTPError, match="HTTP 404"):
+                await client.fetch("http://a.test/404")
+            for raises in (True, False):
+                with pytest.raises(OSError, match="failed"):
+                    await client.fetch("http://a.test/599", raise_error=raises)
+
+
+async def test_an_excluded_address_after_others(make_client: Any) -> None:
+    """Of a URL that is new, or that a redirect leads to."""
+    async with (
+        ScriptedServer(_echo) as server,
+        ScriptedServer(_echo, host="::1") as excluded,
+        ScriptedServer(canned(redirect(excluded.url("/")))) as redirecting,
+    ):
+        client = make_client(defaults={"allow_ipv6": False})
+        for _ in range(2):
+            assert (await client.fetch(server.url("/"))).body == b"/"
+            for url in (excluded.url("/"), redirecting.url("/")):
+                for headers in (None, {"X-A": "b"}):
+                    with pytest.raises(HTTPResolveError, match="allow_ipv6 is False") as caught:
+                        await client.fetch(url, headers=headers)
+                    assert caught.value.stage == "dns"
+        assert not excluded.connections
 
 
 async def test_a_fetch_from_another_thread_than_the_loops(client_class: type[Any]) -> None:
