@@ -261,7 +261,7 @@ class Driver:
     # Into libcurl
 
     def _add(self, easy: pycurl.Curl) -> None:
-        is_shown = easy in self._shown
+        is_shown = bool(self._shown) and easy in self._shown
         if is_shown:
             self._shown.remove(easy)
         if easy not in self._transfers:
@@ -380,15 +380,15 @@ class Driver:
             self._detach(easy)
         except pycurl.error as error:
             code, message = _reason(error)
-        self._tell(done, code, message)
-
-    def _tell(self, done: Done, code: int, message: str) -> None:
         try:
             done(code, message)
         except Exception as error:  # noqa: BLE001 (the others that finished must be heard)
-            self._loop.call_exception_handler(
-                {"message": "the end of a transfer was not handled", "exception": error}
-            )
+            self._was_not_handled(error)
+
+    def _was_not_handled(self, error: Exception) -> None:
+        self._loop.call_exception_handler(
+            {"message": "the end of a transfer was not handled", "exception": error}
+        )
 
     def _rebuild(self, lane: Lane, message: str) -> None:
         """Replace a multi that failed; its transfers fail with it, the next one works."""
@@ -400,7 +400,10 @@ class Driver:
         close_multis([lane.multi], attached, close_handles=False)
         for done in failed:
             if done is not None:  # else it was cancelled in a callback, and is about to be closed
-                self._tell(done, FAILED, message)
+                try:
+                    done(FAILED, message)
+                except Exception as error:  # noqa: BLE001 (as in `_finish`)
+                    self._was_not_handled(error)
 
     def _remove_lane(self, lane: Lane) -> None:
         self._lanes.remove(lane)

@@ -100,18 +100,19 @@ class Poller:
         """Something is about to be ready: see `whimbrel._busy_poll`."""
 
 
+_TO_EPOLL = (
+    {
+        pycurl.POLL_IN: select.EPOLLIN,
+        pycurl.POLL_OUT: select.EPOLLOUT,
+        pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
+    }
+    if hasattr(select, "epoll")
+    else {}
+)
+
+
 class EpollPoller(Poller):
     """All of libcurl's sockets behind one fd, which the loop reads."""
-
-    _TO_EPOLL = (
-        {
-            pycurl.POLL_IN: select.EPOLLIN,
-            pycurl.POLL_OUT: select.EPOLLOUT,
-            pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
-        }
-        if hasattr(select, "epoll")
-        else {}
-    )
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -137,36 +138,36 @@ class EpollPoller(Poller):
     def expect(self, now: float) -> None:
         self._busy_poll.expect(now)
 
-    def _open(self) -> None:
+    def _open(self) -> select.epoll:
         epoll = select.epoll()
         self._loop.add_reader(epoll.fileno(), self._readable)
         self._epoll = epoll
+        return epoll
 
     def watch(self, fd: int, what: int, lane: Lane) -> None:
-        if self._epoll is None:
-            self._open()
-            assert self._epoll is not None
-        events = self._TO_EPOLL[what]
+        epoll = self._epoll or self._open()
+        events = _TO_EPOLL[what]
         self._resting.discard(fd)
         if self._told:
             self._told.pop(fd, None)
+        masks = self._masks
         if lane.is_new:
             lane.is_new = False
             lane.own &= {fd}
-        elif fd in lane.own and self._masks.get(fd) == what:
+        elif fd in lane.own and masks.get(fd) == what:
             return
-        if fd in self._masks:
+        if fd in masks:
             # What was found before was for what libcurl wanted before.
             self._found.pop(fd, None)
             # libcurl may have closed it and got the number again: epoll forgot the old one.
             try:
-                self._epoll.modify(fd, events)
+                epoll.modify(fd, events)
             except FileNotFoundError:
-                self._epoll.register(fd, events)
+                epoll.register(fd, events)
                 self._reborn.add(fd)
         else:
-            self._epoll.register(fd, events)
-        self._masks[fd] = what
+            epoll.register(fd, events)
+        masks[fd] = what
         self._lanes[fd] = lane
 
     def idle(self, fd: int) -> None:
@@ -318,7 +319,7 @@ class EpollPoller(Poller):
     def _is_ready(self, fd: int, events: int) -> bool:
         """Whether the open socket `fd` has `events`, not a closed one of the same number."""
         poll = select.poll()
-        poll.register(fd, self._TO_EPOLL[self._masks[fd]])
+        poll.register(fd, _TO_EPOLL[self._masks[fd]])
         return any(events & found for _, found in poll.poll(0))
 
     def _replace(self) -> None:
