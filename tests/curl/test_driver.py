@@ -616,6 +616,35 @@ async def test_rule_3_an_idle_socket_is_not_watched_for_writing(
         lane.multi.close()
 
 
+@pytest.mark.parametrize("removed", ["another", "its own"])
+async def test_rule_3_what_was_told_of_is_watched_again(removed: str) -> None:
+    """Also by a new epoll, for as long as the socket's multi handle is there."""
+    idle: list[int] = []
+    lanes = [Lane(pycurl.CurlMulti(), number) for number in range(2)]
+    poller = EpollPoller(
+        asyncio.get_running_loop(),
+        lambda: None,
+        lambda lane, fd, mask: None,
+        idle.extend,
+        lambda lane, fd: None,
+        Wakeups(asyncio.get_running_loop()),
+    )
+    here, there = socket.socketpair()
+    with here, there:
+        poller.watch(here.fileno(), pycurl.POLL_IN, lanes[0])
+        poller.idle(here.fileno())
+        there.send(b"stray")
+        poller.look()
+        assert idle == [here.fileno()]
+        poller.forget(lanes[0 if removed == "its own" else 1])
+        poller.watch_idle(here.fileno())
+        poller.look()
+        assert idle == [here.fileno()] * (1 if removed == "its own" else 2)
+        poller.close()
+    for lane in lanes:
+        lane.multi.close()
+
+
 # -- rule 4: callbacks during close
 
 

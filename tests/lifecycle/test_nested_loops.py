@@ -11,18 +11,65 @@ import pytest
 _PROGRAM = """
 import asyncio, importlib, sys
 import nest_asyncio
-from whimbrel.testing.scripted import ScriptedServer, ok, routes
+from whimbrel.httpclient import HTTPTimeoutError
+from whimbrel.testing.scripted import ScriptedServer, ok, routes, silent_server
 
 nest_asyncio.apply()
 name, where = sys.argv[1:]
 module = importlib.import_module(f"whimbrel.{name}_httpclient")
 reports = []
+LARGE = bytes(1 << 20)
+
+async def timer_within(client, url, run):
+    # Of another transfer, on another multi handle, which rings while libcurl is on the stack.
+    importlib.import_module("whimbrel._curl.driver").LANE = 1
+    async with silent_server() as silent:
+        late = client.fetch(silent.url(), request_timeout=0.1)
+        await silent.accepted()
+        await client.fetch(url, streaming_callback=lambda chunk: run(asyncio.sleep(0.3)))
+        try:
+            await asyncio.wait_for(late, 5)
+        except HTTPTimeoutError:
+            return
+    raise AssertionError("no time-out")
+
+async def cancel_within(client, url, run):
+    # What is put off until libcurl has returned, and comes up before.
+    async with silent_server() as silent:
+        other = client.fetch(silent.url())
+        await silent.accepted()
+
+        def took(chunk):
+            other.cancel()
+            run(asyncio.sleep(0.02))
+
+        assert (await client.fetch(url, streaming_callback=took)).code == 200
+        await asyncio.wait_for(silent.connections[0].closed(), 5)
+
+async def large_within(client, url, run):
+    # What a large body brings about in the next turn, where that comes too early.
+    pieces = []
+
+    def took(chunk):
+        if not pieces:
+            run(asyncio.sleep(0.02))
+        pieces.append(chunk)
+
+    await client.fetch(url + "large", streaming_callback=took)
+    assert b"".join(pieces) == LARGE
 
 async def main():
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: reports.append(context))
     client = getattr(module, f"{name.capitalize()}AsyncHTTPClient")(force_instance=True)
-    async with ScriptedServer(routes({"/": ok(b"body")})) as server:
+    table = {"/": ok(b"body"), "/large": ok(LARGE)}
+    async with ScriptedServer(routes(table)) as server:
+        if where in ("timer", "cancel", "large"):
+            await globals()[where + "_within"](client, server.url(), loop.run_until_complete)
+            client.close()
+            assert not reports, reports
+            print("done")
+            return
 
         def nested():
             if where == "within libcurl":
@@ -64,6 +111,9 @@ asyncio.run(main())
         ("curl", "awaiting"),
         ("simple", "callback"),
         ("curl", "within libcurl"),
+        ("curl", "timer"),
+        ("curl", "cancel"),
+        ("curl", "large"),
     ],
 )
 def test_a_fetch_within(name: str, where: str) -> None:

@@ -307,8 +307,6 @@ class Driver:
                     self._ask_for_timer(lane)
         finally:
             self._starts_at_once = False
-        if self._deferred:
-            self._loop.call_soon(self._after)  # also where a callback has run the loop
         for lane in list(self._soon_lanes):
             self._run_soon(lane)
         self._poller.expect(monotonic())

@@ -148,8 +148,6 @@ class EpollPoller(Poller):
         epoll = self._epoll or self._open()
         events = _TO_EPOLL[what]
         self._resting.discard(fd)
-        if self._told:
-            self._told.pop(fd, None)
         masks = self._masks
         if lane.is_new:
             lane.is_new = False
@@ -184,12 +182,12 @@ class EpollPoller(Poller):
 
     def watch_idle(self, fd: int) -> None:
         lane = self._told.pop(fd, None)
-        if lane is None or self._epoll is None or fd in self._masks:
+        if lane is None or fd in self._masks:
             return
         try:
-            self._epoll.register(fd, select.EPOLLIN)
+            (self._epoll or self._open()).register(fd, select.EPOLLIN)
         except OSError:
-            return  # out of memory, or of watches
+            return  # out of memory, of descriptors, or of watches
         self._masks[fd] = _IN
         self._lanes[fd] = lane
         self._resting.add(fd)
