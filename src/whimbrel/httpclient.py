@@ -898,6 +898,18 @@ def _status_error(response: HTTPResponse) -> HTTPError | None:
     return error
 
 
+def _check_address(exchange: Exchange) -> None:
+    if lacks_address(exchange.profile, exchange.url):
+        raise HTTPResolveError(
+            f"[{exchange.url.host}] is an IPv6 address and allow_ipv6 is False", stage="dns"
+        )
+
+
+def _is_of_status(error: BaseException, code: int) -> bool:
+    """Whether it says no more than that status does: `HTTPResponse` makes one of its own."""
+    return isinstance(error, HTTPError) and error.code == code
+
+
 def _check_max_redirects(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"max_redirects must be an int, 0 or more, not {value!r}")
@@ -1021,6 +1033,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
             queue_timeout = queue_limit(
                 options.get("queue_timeout"), exchange.connect_timeout, exchange.request_timeout
             )
+            _check_address(exchange)
         except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the awaiter)
             self._fail(error)
             return
@@ -1048,10 +1061,6 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         exchange = prepare(options, client._environment, client._cookie_header)
         if self._exchange is not None:
             exchange.context = self._exchange.context  # after a redirect, too, it is the caller's
-        if lacks_address(exchange.profile, exchange.url):
-            raise HTTPResolveError(
-                f"[{exchange.url.host}] is an IPv6 address and allow_ipv6 is False", stage="dns"
-            )
         if "streaming_callback" in options or "header_callback" in options or self._sink:
             exchange.on_head = self._on_head
             if self._sink is not None:
@@ -1214,12 +1223,10 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         """The backend is done with one exchange."""
         self._abort = None
         code = response.code
-        error: BaseException | None
-        if code == 599:
-            error = response.error
-            if error is not None:
-                self._fail(error)
-                return
+        error = response.error
+        if error is not None and (code == 599 or not _is_of_status(error, code)):
+            self._fail(error)
+            return
         if self._client._jar is not None:
             self._keep_cookies(response.effective_url, response.headers)
         if 300 <= code < 400 and self._is_redirected(response):
@@ -1270,6 +1277,7 @@ class _Fetch(asyncio.Future[HTTPResponse]):
         try:
             self._options = follow_up(self._options, self._exchange, response.code, location)
             exchange = self._exchange = self._prepare(self._options)
+            _check_address(exchange)
         except ValueError as error:
             failure = HTTPRedirectError(response.code, str(error), response)
             failure.__cause__ = error

@@ -433,18 +433,15 @@ async def test_an_override_may_write_to_its_exchange(client_class: type[Any]) ->
 
 
 async def test_an_override_may_answer_by_itself(client_class: type[Any]) -> None:
-    """As with Tornado: whether a status is an error is for the fetch to say."""
+    """As with Tornado: whether a status is an error is for the fetch to say; any other is one."""
 
     class Canned(client_class):  # type: ignore[misc]
         def fetch_impl(self, request: Any, callback: Any) -> Any:
             asked = HTTPRequest(request.url.href)
-            code = int(request.url.target[1:])
-            error = OSError("failed") if code == 599 else None
-            return (
-                asyncio.get_running_loop()
-                .call_soon(callback, HTTPResponse(asked, code, error=error))
-                .cancel
-            )
+            code, _, failed = request.url.target[1:].partition("?")
+            error = {"os": OSError("failed"), "http": HTTPError(599, "failed")}.get(failed)
+            response = HTTPResponse(asked, int(code), error=error)
+            return asyncio.get_running_loop().call_soon(callback, response).cancel
 
     async with Canned(force_instance=True) as client:
         for _ in range(2):
@@ -452,9 +449,33 @@ async def test_an_override_may_answer_by_itself(client_class: type[Any]) -> None
             assert (await client.fetch("http://a.test/404", raise_error=False)).code == 404
             with pytest.raises(HTTPError, match="HTTP 404"):
                 await client.fetch("http://a.test/404")
-            for raises in (True, False):
-                with pytest.raises(OSError, match="failed"):
-                    await client.fetch("http://a.test/599", raise_error=raises)
+            for code in (200, 302, 404, 599):
+                for kind, raised in {"os": OSError, "http": HTTPError}.items():
+                    for raises in (True, False):
+                        with pytest.raises(raised, match="failed"):
+                            await client.fetch(f"http://a.test/{code}?{kind}", raise_error=raises)
+
+
+async def test_what_an_override_adds_is_of_one_exchange(client_class: type[Any]) -> None:
+    """A signature, for one: the next hop gets its own, and not that of the one before as well."""
+
+    class Signing(client_class):  # type: ignore[misc]
+        def fetch_impl(self, request: Any, callback: Any) -> Any:
+            request.fields = (*request.fields, ("X-Signed", request.url.target))
+            return super().fetch_impl(request, callback)
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            answer = redirect("/end") if request.target == "/begin" else ok()
+            await peer.send(answer)
+
+    async with ScriptedServer(handler) as server, Signing(force_instance=True) as client:
+        for _ in range(3):
+            for headers in (None, {"X-A": "b"}):
+                await client.fetch(server.url("/begin"), headers=headers)
+                seen = [request.get_all("X-Signed") for request in server.requests[-2:]]
+                assert seen == [["/begin"], ["/end"]]
 
 
 async def test_an_excluded_address_after_others(make_client: Any) -> None:
@@ -472,7 +493,23 @@ async def test_an_excluded_address_after_others(make_client: Any) -> None:
                     with pytest.raises(HTTPResolveError, match="allow_ipv6 is False") as caught:
                         await client.fetch(url, headers=headers)
                     assert caught.value.stage == "dns"
+            with pytest.raises(ValueError, match="max_redirects"):
+                await client.fetch(excluded.url("/"), max_redirects=-1)
         assert not excluded.connections
+
+
+async def test_an_excluded_address_behind_a_proxy_that_is_not_for_it(
+    make_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names no proxy: none would have been used."""
+    async with ScriptedServer(canned(redirect("http://[::1]:9/"))) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url("").rstrip("/"))
+        monkeypatch.setenv("no_proxy", "::1")
+        client = make_client(trust_env=True)
+        with pytest.raises(HTTPResolveError, match="allow_ipv6 is False") as caught:
+            await client.fetch("http://a.test/", allow_ipv6=False)
+        assert caught.value.proxy is None
+        assert len(proxy.requests) == 1
 
 
 async def test_a_fetch_from_another_thread_than_the_loops(client_class: type[Any]) -> None:

@@ -214,6 +214,10 @@ def test_names_that_are_known_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         fields.caller_fields({f"X-{number}": "v", "X" * 1000: "v", f"X-{number}".encode(): b"v"})
         assert len(fields._checked_names) <= 4
     assert all(type(name) is str and len(name) < 100 for name in fields._checked_names)
+    fields._checked_names.clear()
+    fields.caller_fields({f"X-{number}": "v" for number in range(4)})
+    fields.caller_fields({"X" * 1000: "v"})
+    assert len(fields._checked_names) == 4, "what is not kept took the place of what was"
     for name in ("X Y", "X:", "", "X\n"):
         for _ in range(2):
             with pytest.raises(ValueError, match="header name"):

@@ -182,7 +182,7 @@ class Exchange:
     def to(self, url: URL) -> Exchange:
         """The same exchange with another URL, of the same scheme and without credentials.
 
-        For requests without a body, where everything else is equal: it skips `prepare`.
+        Where everything else is equal: it skips `prepare`. It has no body yet.
         """
         twin = Exchange()
         twin.url = url

@@ -88,9 +88,9 @@ def caller_fields(headers: Mapping[Any, Any] | None) -> list[tuple[str, str]]:
     for name, value in pairs:
         if type(name) is not str or name not in _checked_names:
             name = check_token("header name", name)
-            if len(_checked_names) >= _CHECKED_NAMES:
-                _checked_names.clear()
             if type(name) is str and len(name) <= _LONGEST_NAME:
+                if len(_checked_names) >= _CHECKED_NAMES:
+                    _checked_names.clear()
                 _checked_names.add(name)
         # Two scans in C spare nearly every value the rest.
         if not (type(value) is str and value.isascii() and value.isprintable()):
