@@ -125,10 +125,11 @@ class Download:
         self.size = size = self.size + len(chunk)
         if size > self._limit > 0:
             raise self._too_long()
-        if self._on_data is None:
+        on_data = self._on_data
+        if on_data is None:
             self._keep(chunk)
             return
-        waiting = self._on_data(chunk)
+        waiting = on_data(chunk)
         if waiting is not None:
             self._hold(waiting, None)
 

@@ -36,6 +36,7 @@ from whimbrel._curl.errors import (
     classify,
 )
 from whimbrel._curl.options import BUFFER, Plan, field_options, milliseconds, plan
+from whimbrel._curl.room import Room
 from whimbrel._download import LARGE, Download
 from whimbrel._low_water import MARK, LowWater
 from whimbrel._policy.decoding import DecodingError
@@ -124,6 +125,7 @@ class Transfer:
         "_remote",
         "_requests",
         "_resends",
+        "_room",
         "_rounds",
         "_seems_small",
         "_seen",
@@ -131,7 +133,6 @@ class Transfer:
         "_stall",
         "_stall_marks",
         "_stirred",
-        "_takes_room",
         "_upload",
         "_was_paused",
         "_watching",
@@ -152,7 +153,7 @@ class Transfer:
         self._dirty = True
         self._applied: Exchange | None = None
         # See _expect_much.
-        self._direct = False  # WRITEFUNCTION is the buffer's own
+        self._direct = False  # WRITEFUNCTION is the buffer's own, or `_on_piece`
         self._wide = False  # BUFFERSIZE is not that of all others
         self._exchange: Exchange | None = None
         self._lane = 0
@@ -195,7 +196,7 @@ class Transfer:
         self._paused = 0
         self._was_paused = False
         self._stirred: int | None = None  # the socket, if something came on it meanwhile
-        self._takes_room = False
+        self._room: Room | None = None  # that its body takes of each turn's
         self._completion: tuple[int, str] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._proxy_code: int | None = None
@@ -524,8 +525,8 @@ class Transfer:
         if self._error is not None or self._callback is None:
             return 0
         is_full = len(chunk) >= _FULL_PIECE
-        if self._takes_room:
-            room = self._owner._driver.room
+        room = self._room
+        if room is not None:
             if room.left <= 0:
                 room.wait(self._go_on)
                 return self._pause_receiving()
@@ -553,13 +554,35 @@ class Transfer:
             self._error = error
         return 0 if self._error is not None or self._callback is None else None
 
-    def _may_take_room(self) -> bool:
-        """Whether it waits for its turn: a stream of HTTP/2 that is paused is kept in memory by
-        libcurl, and a handle that somebody else has as well may be paused by him."""
+    def _on_piece(self, chunk: bytes) -> int | None:
+        """WRITEFUNCTION of a large body that is delivered: what `_on_body` comes to for its pieces
+        behind the first ones."""
+        download = self._download
+        if download is None or download.paused or self._error is not None or self._callback is None:
+            return self._on_body(chunk)
+        room = self._room
+        if room is not None:
+            if room.left <= 0:
+                return self._on_body(chunk)
+            room.left -= len(chunk)
+        try:
+            download.feed(chunk)
+            if self._low_water is not None and self._length - download.size < MARK:
+                self._end_low_water()
+        except BaseException as error:  # noqa: BLE001 (rule 1)
+            self._error = error
+            return 0
+        return None if self._callback is not None else 0
+
+    def _its_room(self) -> Room | None:
+        """Where its body waits for its turn, if it does: a stream of HTTP/2 that is paused is kept
+        in memory by libcurl, and a handle that somebody else has as well may be paused by him."""
         exchange, head = self._exchange, self._head
         assert exchange is not None
         assert head is not None
-        return head.version[0] == "1" and exchange.prepare_curl_callback is None
+        if head.version[0] != "1" or exchange.prepare_curl_callback is not None:
+            return None
+        return self._owner._driver.room
 
     def _is_all_as_ever(self, chunk: bytes) -> bool:
         """The short way: a head that is known, byte for byte, and a body of one piece.
@@ -595,7 +618,7 @@ class Transfer:
             self._chunk = chunk  # all there will be, most often
             return
         download = self._make_download()
-        self._takes_room = self._may_take_room()  # its head may have been known: see above
+        self._room = self._its_room()  # its head may have been known: see above
         if self._chunk is not None:
             download.feed(self._chunk)
         download.feed(chunk)
@@ -629,6 +652,8 @@ class Transfer:
             self.easy.setopt(pycurl.WRITEFUNCTION, writer)
             self._direct = True
             return
+        self.easy.setopt(pycurl.WRITEFUNCTION, self._on_piece)
+        self._direct = True
         fd = self.easy.getinfo(pycurl.ACTIVESOCKET)
         try:
             self.easy.setopt(pycurl.BUFFERSIZE, _DELIVERED_BUFFER)
@@ -678,7 +703,7 @@ class Transfer:
             # Not with the response alone: its consumer may hold it while the connection idles.
             assert self._head is not None
             self._owner._note_version(self._local, self._head.version)
-        self._takes_room = self._may_take_room()
+        self._room = self._its_room()
         # A copy is cheap, and trailers are to stay out of the headers.
         self._lines.append(b"")
         self._block = len(self._lines) - 1
