@@ -10,6 +10,7 @@ from typing import Any
 import pycurl
 import pytest
 
+from whimbrel._curl.transfer import Transfer
 from whimbrel.httpclient import HTTPError, HTTPLimitError
 from whimbrel.testing.scripted import Peer, ScriptedServer, ok, routes
 
@@ -81,6 +82,35 @@ async def test_nothing_is_remembered_of_one_that_was_given_up(curl_client: Any, 
             with pytest.raises((asyncio.CancelledError, HTTPError, KeyError)):
                 await fetch
     assert not curl_client._tainted
+
+
+@pytest.mark.parametrize("how", ["cancel", "raise"])
+async def test_a_callback_that_gives_up_is_not_called_again(
+    curl_client: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Nor does libcurl go on reading what nobody wants, of which there may be 20 MB."""
+    handed_over: list[int] = []
+    on_piece = Transfer._on_piece
+
+    def noting(self: Transfer, chunk: bytes) -> int | None:
+        handed_over.append(len(chunk))
+        return on_piece(self, chunk)
+
+    monkeypatch.setattr(Transfer, "_on_piece", noting)
+
+    def take(chunk: bytes) -> None:
+        if handed_over and how == "cancel":
+            fetch.cancel()
+        elif handed_over:
+            raise KeyError("enough")
+
+    async with ScriptedServer(routes({"/": ok(bytes(64 * MB))})) as server:
+        fetch = curl_client.fetch(server.url(), streaming_callback=take)
+        with pytest.raises(asyncio.CancelledError if how == "cancel" else KeyError):
+            await fetch
+        await server.connections[0].closed()
+        assert len(handed_over) == 1
+        assert (await curl_client.fetch(server.url())).code == 200
 
 
 async def test_the_next_one_has_the_usual_buffer(

@@ -558,7 +558,8 @@ class Transfer:
         """WRITEFUNCTION of a large body that is delivered: what `_on_body` comes to for its pieces
         behind the first ones."""
         download = self._download
-        if download is None or download.paused or self._error is not None or self._callback is None:
+        assert download is not None
+        if download.paused:
             return self._on_body(chunk)
         room = self._room
         if room is not None:
