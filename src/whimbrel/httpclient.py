@@ -469,9 +469,10 @@ class AsyncHTTPClient(Configurable):
             fetch.begin()
         else:
             fetch._proxy = proxy
-            fetch._has_headers = bool(headers)
             fetch._defaults = self._plain.defaults
             exchange, queue_timeout = plain
+            fetch._fields = exchange.fields if headers else None
+            fetch._body = exchange.body
             fetch._enter(exchange, queue_timeout)
         return fetch
 

@@ -433,24 +433,44 @@ async def test_an_override_may_write_to_its_exchange(client_class: type[Any]) ->
 
 
 async def test_an_override_may_answer_by_itself(client_class: type[Any]) -> None:
-    """As with Tornado: whether a status is an error is for the fetch to say; any other is one."""
+    """Whether a status is an error is for the fetch to say; an error of its own is one."""
+
+    class Throttled(HTTPError):
+        pass
 
     class Canned(client_class):  # type: ignore[misc]
         def fetch_impl(self, request: Any, callback: Any) -> Any:
             asked = HTTPRequest(request.url.href)
-            code, _, failed = request.url.target[1:].partition("?")
-            error = {"os": OSError("failed"), "http": HTTPError(599, "failed")}.get(failed)
-            response = HTTPResponse(asked, int(code), error=error)
+            status, _, failed = request.url.target[1:].partition("?")
+            code = int(status)
+            headers = HTTPHeaders({"Location": "http://a.test/200"})
+            response = HTTPResponse(asked, code, headers)
+            if failed:
+                response.error = {
+                    "os": OSError("failed"),
+                    "none": HTTPError(599, "failed"),
+                    "same": HTTPError(code, "failed"),
+                    "other": HTTPError(code + 1, "failed", response),
+                    "own": Throttled(code, "failed", response),
+                }[failed]
             return asyncio.get_running_loop().call_soon(callback, response).cancel
 
+    own = {
+        "os": OSError,
+        "none": HTTPError,
+        "same": HTTPError,
+        "other": HTTPError,
+        "own": Throttled,
+    }
     async with Canned(force_instance=True) as client:
         for _ in range(2):
             assert (await client.fetch("http://a.test/204")).code == 204
+            assert (await client.fetch("http://a.test/302")).code == 200
             assert (await client.fetch("http://a.test/404", raise_error=False)).code == 404
-            with pytest.raises(HTTPError, match="HTTP 404"):
+            with pytest.raises(HTTPError, match="HTTP 404: Not Found"):
                 await client.fetch("http://a.test/404")
             for code in (200, 302, 404, 599):
-                for kind, raised in {"os": OSError, "http": HTTPError}.items():
+                for kind, raised in own.items():
                     for raises in (True, False):
                         with pytest.raises(raised, match="failed"):
                             await client.fetch(f"http://a.test/{code}?{kind}", raise_error=raises)
@@ -462,20 +482,27 @@ async def test_what_an_override_adds_is_of_one_exchange(client_class: type[Any])
     class Signing(client_class):  # type: ignore[misc]
         def fetch_impl(self, request: Any, callback: Any) -> Any:
             request.fields = (*request.fields, ("X-Signed", request.url.target))
+            if request.profile.body == "bytes":
+                request.body = b"<%b>" % request.body
             return super().fetch_impl(request, callback)
 
     async def handler(peer: Peer) -> None:
         while True:
             request = await peer.read_request()
-            answer = redirect("/end") if request.target == "/begin" else ok()
-            await peer.send(answer)
+            again = redirect("/end", "307 Temporary Redirect")
+            await peer.send(again if request.target == "/begin" else ok())
 
     async with ScriptedServer(handler) as server, Signing(force_instance=True) as client:
         for _ in range(3):
             for headers in (None, {"X-A": "b"}):
-                await client.fetch(server.url("/begin"), headers=headers)
-                seen = [request.get_all("X-Signed") for request in server.requests[-2:]]
-                assert seen == [["/begin"], ["/end"]]
+                for method, body in (("GET", None), ("PUT", b"body")):
+                    await client.fetch(
+                        server.url("/begin"), method=method, headers=headers, body=body
+                    )
+                    two = server.requests[-2:]
+                    assert [it.get_all("X-Signed") for it in two] == [["/begin"], ["/end"]]
+                    assert {it.body for it in two} == {b"<body>" if body else b""}
+                    assert [it.get("X-A") for it in two] == ([headers and "b"] * 2)
 
 
 async def test_an_excluded_address_after_others(make_client: Any) -> None:

@@ -113,6 +113,19 @@ async def test_a_callback_that_gives_up_is_not_called_again(
         assert (await curl_client.fetch(server.url())).code == 200
 
 
+async def test_the_next_one_is_looked_at_from_its_head_on(curl_client: Any) -> None:
+    """Of a large body that is delivered, what comes behind the first pieces is not."""
+    small = ok(gzip.compress(b"small"), "Content-Encoding: gzip")
+    async with ScriptedServer(routes({"/large": ok(bytes(8 * MB)), "/small": small})) as server:
+        for _ in range(2):
+            large: list[bytes] = []
+            await curl_client.fetch(server.url("/large"), streaming_callback=large.append)
+            assert b"".join(large) == bytes(8 * MB)
+            pieces: list[bytes] = []
+            await curl_client.fetch(server.url("/small"), streaming_callback=pieces.append)
+            assert pieces == [b"small"]
+
+
 async def test_the_next_one_has_the_usual_buffer(
     curl_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -555,8 +555,8 @@ class Transfer:
         return 0 if self._error is not None or self._callback is None else None
 
     def _on_piece(self, chunk: bytes) -> int | None:
-        """WRITEFUNCTION of a large body that is delivered: what `_on_body` comes to for its pieces
-        behind the first ones."""
+        """WRITEFUNCTION of a large body that libcurl does not write where it is kept: what `_on_body`
+        comes to behind the first pieces."""
         download = self._download
         assert download is not None
         if download.paused:
@@ -633,8 +633,8 @@ class Transfer:
         self._low_water = None
 
     def _expect_much(self) -> None:
-        """Of a large body that is just kept, let C write the rest where it is kept; one that is
-        delivered comes in larger pieces (`_low_water`).
+        """Of a large body that is just kept, let C write the rest where it is kept; any other takes
+        the short way of `_on_piece`, and is read in larger portions (`_low_water`).
 
         libcurl sees to it that no more comes than Content-Length says.
         """

@@ -20,7 +20,7 @@ from whimbrel._pipeline.response import HTTPResponse, status_error
 from whimbrel._policy.cookies import store_cookies
 from whimbrel._policy.decoding import is_decodable
 from whimbrel._policy.exchange import Exchange, lacks_address, prepare
-from whimbrel._policy.fields import headers_of
+from whimbrel._policy.fields import Fields, headers_of
 from whimbrel._policy.options import merge_options
 from whimbrel._policy.redirects import REDIRECT_CODES, follow_up, is_redirect
 from whimbrel._policy.timeouts import queue_limit
@@ -46,13 +46,14 @@ class Fetch(asyncio.Future[HTTPResponse]):
     __slots__ = (
         "_abort",
         "_asked",
+        "_body",
         "_client",
         "_clock",
         "_deadline",
         "_defaults",
         "_enqueued",
         "_exchange",
-        "_has_headers",
+        "_fields",
         "_history",
         "_in_gate",
         "_notify",
@@ -86,7 +87,8 @@ class Fetch(asyncio.Future[HTTPResponse]):
         self._exchange: Exchange | None = None
         self._options: dict[str, Any] | None = None
         self._proxy: str | None = None  # of a plain request, which has these:
-        self._has_headers: bool
+        self._fields: Fields | None  # None if it gave none
+        self._body: bytes
         self._defaults: dict[str, Any]
         self._wall = time()
         self._clock = clock = client._clock
@@ -246,9 +248,9 @@ class Fetch(asyncio.Future[HTTPResponse]):
                 "url": exchange.url.href,
                 "method": exchange.profile.method,
                 "proxy": self._proxy,
-                # With what was added to them.
-                "headers": headers_of(exchange.fields) if self._has_headers else None,
-                "body": exchange.body if exchange.profile.body == "bytes" else None,
+                # With what was added to them; but not by an override of fetch_impl's.
+                "headers": None if self._fields is None else headers_of(self._fields),
+                "body": self._body if exchange.profile.body == "bytes" else None,
             }
             options = self._options = merge_options(self._client._completed(self._defaults), given)
         if code not in REDIRECT_CODES or not options["follow_redirects"]:
@@ -305,7 +307,7 @@ class Fetch(asyncio.Future[HTTPResponse]):
         self._abort = None
         code = response.code
         error = response.error
-        if error is not None and (code == 599 or not _is_of_status(error, code)):
+        if error is not None and (code == 599 or not _is_of_status(error, response)):
             self._fail(error)
             return
         if self._client._jar is not None:
@@ -500,9 +502,9 @@ def _check_address(exchange: Exchange) -> None:
         )
 
 
-def _is_of_status(error: BaseException, code: int) -> bool:
-    """Whether it says no more than that status does: `HTTPResponse` makes one of its own."""
-    return isinstance(error, HTTPError) and error.code == code
+def _is_of_status(error: BaseException, response: HTTPResponse) -> bool:
+    """Whether it is the one that a response makes of its status, and not an override's own."""
+    return type(error) is HTTPError and error.code == response.code and error.response is response
 
 
 def _check_max_redirects(value: Any) -> None:
