@@ -555,8 +555,8 @@ class Transfer:
         return 0 if self._error is not None or self._callback is None else None
 
     def _on_piece(self, chunk: bytes) -> int | None:
-        """WRITEFUNCTION of a large body that libcurl does not write where it is kept: what `_on_body`
-        comes to behind the first pieces."""
+        """WRITEFUNCTION of a large body that libcurl does not write where it is kept: what
+        `_on_body` comes to behind the first pieces."""
         download = self._download
         assert download is not None
         if download.paused:
