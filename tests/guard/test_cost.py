@@ -31,7 +31,10 @@ def _burdened(function):
 
 """
 FETCH = "AsyncHTTPClient.fetch = _burdened(AsyncHTTPClient.fetch)"
-HEADERS = "_ON_DEMAND['headers'] = _burdened(HTTPResponse._parse_headers)"
+HEADERS = """
+from whimbrel._pipeline.response import _ON_DEMAND
+_ON_DEMAND['headers'] = _burdened(HTTPResponse._parse_headers)
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
