@@ -392,6 +392,17 @@ async def test_what_is_no_proxy(client: Any) -> None:
                 await client.fetch(server.url("/"), proxy=7)
 
 
+async def test_other_defaults_hold_for_what_was_known_before(client: Any) -> None:
+    """Also where another kind of request is the first that they are seen with."""
+    async with ScriptedServer(_echo) as server:
+        for agent in ("one", "two", "three"):
+            client.defaults["user_agent"] = agent
+            await client.fetch(server.url("/"), method="POST", body=b"x")
+            for _ in range(2):
+                await client.fetch(server.url("/"))
+            assert [it.get("User-Agent") for it in server.requests[-3:]] == [agent] * 3
+
+
 async def test_what_is_remembered_is_bounded(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any number of URLs and proxies may follow each other."""
     monkeypatch.setattr(plain, "MOST", 4)

@@ -11,6 +11,7 @@ import pytest
 _PROGRAM = """
 import asyncio, importlib, sys
 import nest_asyncio
+from whimbrel._curl import driver, transfer
 from whimbrel.httpclient import HTTPTimeoutError
 from whimbrel.testing.scripted import ScriptedServer, ok, routes, silent_server
 
@@ -20,13 +21,30 @@ module = importlib.import_module(f"whimbrel.{name}_httpclient")
 reports = []
 LARGE = bytes(1 << 20)
 
+def turn_with(kind, name):
+    # What runs the loop until `kind.name` has been called.
+    called, method = asyncio.Event(), getattr(kind, name)
+
+    def noting(self):
+        method(self)
+        called.set()
+
+    setattr(kind, name, noting)
+
+    def turn(run):
+        called.clear()
+        run(asyncio.wait_for(called.wait(), 5))
+
+    return turn
+
 async def timer_within(client, url, run):
     # Of another transfer, on another multi handle, which rings while libcurl is on the stack.
-    importlib.import_module("whimbrel._curl.driver").LANE = 1
+    driver.LANE = 1
+    turn = turn_with(driver.Driver, "_on_soon")
     async with silent_server() as silent:
         late = client.fetch(silent.url(), request_timeout=0.1)
         await silent.accepted()
-        await client.fetch(url, streaming_callback=lambda chunk: run(asyncio.sleep(0.3)))
+        await client.fetch(url, streaming_callback=lambda chunk: turn(run))
         try:
             await asyncio.wait_for(late, 5)
         except HTTPTimeoutError:
@@ -35,24 +53,26 @@ async def timer_within(client, url, run):
 
 async def cancel_within(client, url, run):
     # What is put off until libcurl has returned, and comes up before.
+    turn = turn_with(driver.Driver, "_after")
     async with silent_server() as silent:
         other = client.fetch(silent.url())
         await silent.accepted()
 
         def took(chunk):
             other.cancel()
-            run(asyncio.sleep(0.02))
+            turn(run)
 
         assert (await client.fetch(url, streaming_callback=took)).code == 200
         await asyncio.wait_for(silent.connections[0].closed(), 5)
 
 async def large_within(client, url, run):
     # What a large body brings about in the next turn, where that comes too early.
+    turn = turn_with(transfer.Transfer, "_expect_much")
     pieces = []
 
     def took(chunk):
         if not pieces:
-            run(asyncio.sleep(0.02))
+            turn(run)
         pieces.append(chunk)
 
     await client.fetch(url + "large", streaming_callback=took)

@@ -261,7 +261,7 @@ class Driver:
     # Into libcurl
 
     def _add(self, easy: pycurl.Curl) -> None:
-        is_shown = bool(self._shown) and easy in self._shown
+        is_shown = easy in self._shown
         if is_shown:
             self._shown.remove(easy)
         if easy not in self._transfers:
@@ -273,8 +273,7 @@ class Driver:
                 lane = self._lane_with_room()
             if is_shown:
                 lane.multi.setopt(pycurl.M_TIMERFUNCTION, partial(self._on_timer, lane))
-            add_handle = lane.add_handle
-            add_handle(easy)
+            lane.add_handle(easy)
             self._attached[easy] = lane
             lane.attached += 1
             self._run_soon(lane)
@@ -331,8 +330,7 @@ class Driver:
             self._note_idle(lane)
         self._inside = True
         try:
-            remove_handle = lane.remove_handle
-            remove_handle(easy)
+            lane.remove_handle(easy)
         finally:
             self._inside = False
 
@@ -340,8 +338,7 @@ class Driver:
         """Let libcurl act on a socket or its timers; False if that ended the multi (rule 5)."""
         self._inside = lane.acted = True
         try:
-            socket_action = lane.socket_action
-            _, lane.running = socket_action(fd, mask)
+            _, lane.running = lane.socket_action(fd, mask)
         except pycurl.error as error:
             self._inside = False
             if not self._closed:
