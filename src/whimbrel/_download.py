@@ -16,6 +16,9 @@ from whimbrel._memory import room_for
 from whimbrel._policy.decoding import ContentDecoder, decoder_for
 from whimbrel._policy.exchange import Exchange
 
+OnData = Callable[[bytes], Awaitable[None] | None]
+"""``Exchange.on_data``."""
+
 LARGE = 256 * 1024
 """A body of so many bytes or more is large: a longer way to take it pays."""
 
@@ -30,6 +33,7 @@ class Download:
     is fed after it is thrown away.
 
     Attributes:
+        limit: the most bytes it may have; 0 is no limit.
         paused: the consumer is not done with what it got; feed nothing until `resume`.
         size: bytes of the body so far, decoded where it is decoded; a `writer` counts none.
     """
@@ -41,13 +45,13 @@ class Download:
         "_chunk",
         "_decoder",
         "_failed",
-        "_limit",
         "_limit_error",
         "_loop",
         "_on_data",
         "_profile",
         "_rest",
         "_resume",
+        "limit",
         "paused",
         "size",
     )
@@ -71,7 +75,7 @@ class Download:
         self._resume = resume
         self._failed = failed
         self._profile = exchange.profile
-        self._limit = exchange.profile.max_body_size
+        self.limit = exchange.profile.max_body_size
         self._on_data = exchange.on_data
         self._decoder: ContentDecoder | None = None
         self._chunk = b""
@@ -123,15 +127,23 @@ class Download:
         if not chunk:
             return
         self.size = size = self.size + len(chunk)
-        if size > self._limit > 0:
-            raise self._too_long()
+        if size > self.limit > 0:
+            raise self.too_long()
         on_data = self._on_data
         if on_data is None:
             self._keep(chunk)
             return
         waiting = on_data(chunk)
         if waiting is not None:
-            self._hold(waiting, None)
+            self.hold(waiting)
+
+    def straight(self) -> OnData | None:
+        """What takes each chunk as it came; None where they are kept, or have to be decoded.
+
+        Whoever calls it does what `feed` would: counts in `size`, raises `too_long` for more than
+        `limit`, and gives what it answers to `hold`, unless that is None.
+        """
+        return None if self._decoder is not None else self._on_data
 
     def room(self, length: int) -> memoryview | None:
         """Where the backend may put what is still to come, instead of feeding it.
@@ -161,7 +173,7 @@ class Download:
 
     def _rest_of(self, length: int) -> BytesIO | None:
         """The buffer of a body of `length` bytes, for the rest of it, where it is just kept."""
-        if self._decoder is not None or self._on_data is not None or length > self._limit > 0:
+        if self._decoder is not None or self._on_data is not None or length > self.limit > 0:
             return None
         buffer = room_for(length)
         if buffer is not None:
@@ -179,7 +191,7 @@ class Download:
         """Drop everything, and cancel what the consumer is doing; nothing more is heard of it."""
         self._cancelled = True
         self._on_data = _ignore  # if the backend was in the middle of feeding
-        self._limit = 0
+        self.limit = 0
         self._rest = self._decoder = self._buffer = None
         self._chunk = b""
         # Nor is a cycle to outlive the exchange: these are the backend's own methods.
@@ -196,13 +208,13 @@ class Download:
             if not piece:
                 continue
             self.size += len(piece)
-            if self.size > self._limit > 0:
-                raise self._too_long()
+            if self.size > self.limit > 0:
+                raise self.too_long()
             if self._on_data is None:
                 self._keep(piece)
                 continue
             waiting = self._on_data(piece)
-            if (self._cancelled or waiting is not None) and self._hold(waiting, pieces):
+            if (self._cancelled or waiting is not None) and self.hold(waiting, pieces):
                 return
 
     def _keep(self, piece: bytes) -> None:
@@ -216,15 +228,17 @@ class Download:
         else:
             self._chunk = piece
 
-    def _too_long(self) -> Exception:
+    def too_long(self) -> Exception:
+        """What to raise for a body that passes `limit`."""
         return self._limit_error(
-            f"the body passes max_body_size: more than {self._limit} bytes, {self.size} so far"
+            f"the body passes max_body_size: more than {self.limit} bytes, {self.size} so far"
         )
 
     # Pauses
 
-    def _hold(self, waiting: object, rest: Iterator[bytes] | None) -> bool:
-        """Deliver `rest` when `waiting` is done; False if it is, or nothing to wait for."""
+    def hold(self, waiting: object, rest: Iterator[bytes] | None = None) -> bool:
+        """Deliver `rest` when `waiting` is done, which ``on_data`` answered; False if it is, or
+        nothing to wait for."""
         if self._cancelled:
             if asyncio.iscoroutine(waiting):
                 waiting.close()  # cancelled by the callback: it will not be awaited

@@ -90,13 +90,16 @@ async def test_a_callback_that_gives_up_is_not_called_again(
 ) -> None:
     """Nor does libcurl go on reading what nobody wants, of which there may be 20 MB."""
     handed_over: list[int] = []
-    on_piece = Transfer._on_piece
+    on_pieces = Transfer._on_pieces
 
-    def noting(self: Transfer, chunk: bytes) -> int | None:
-        handed_over.append(len(chunk))
-        return on_piece(self, chunk)
+    def noting(self: Transfer, on_data: Any) -> Any:
+        def noted(chunk: bytes) -> Any:
+            handed_over.append(len(chunk))
+            return on_data(chunk)
 
-    monkeypatch.setattr(Transfer, "_on_piece", noting)
+        return on_pieces(self, noted)
+
+    monkeypatch.setattr(Transfer, "_on_pieces", noting)
 
     def take(chunk: bytes) -> None:
         if handed_over and how == "cancel":

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,7 +37,7 @@ from whimbrel._curl.errors import (
 )
 from whimbrel._curl.options import BUFFER, Plan, field_options, milliseconds, plan
 from whimbrel._curl.room import Room
-from whimbrel._download import LARGE, Download
+from whimbrel._download import LARGE, Download, OnData
 from whimbrel._low_water import MARK, LowWater
 from whimbrel._policy.decoding import DecodingError
 from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange, Profile
@@ -153,7 +153,7 @@ class Transfer:
         self._dirty = True
         self._applied: Exchange | None = None
         # See _expect_much.
-        self._direct = False  # WRITEFUNCTION is the buffer's own, or `_on_piece`
+        self._direct = False  # WRITEFUNCTION is the buffer's own, or that of `_on_pieces`
         self._wide = False  # BUFFERSIZE is not that of all others
         self._exchange: Exchange | None = None
         self._lane = 0
@@ -548,32 +548,45 @@ class Transfer:
                 self._feed(chunk)
             else:
                 download.feed(chunk)
-                if self._low_water is not None and self._length - download.size < MARK:
-                    self._end_low_water()
         except BaseException as error:  # noqa: BLE001 (rule 1)
             self._error = error
         return 0 if self._error is not None or self._callback is None else None
 
-    def _on_piece(self, chunk: bytes) -> int | None:
-        """WRITEFUNCTION of a large body that libcurl does not write where it is kept: what
-        `_on_body` comes to behind the first pieces."""
+    def _on_pieces(self, on_data: OnData) -> Generator[int | None, bytes, None]:
+        """WRITEFUNCTION, by its ``send``, of a large body that is delivered as it came: what
+        `_on_body` comes to behind the first pieces.
+
+        A generator, for what it needs lies in its own variables: a GB is 65,536 pieces.
+        """
         download = self._download
         assert download is not None
-        if download.paused:
-            return self._on_body(chunk)
         room = self._room
-        if room is not None:
-            if room.left <= 0:
-                return self._on_body(chunk)
-            room.left -= len(chunk)
-        try:
-            download.feed(chunk)
-            if self._low_water is not None and self._length - download.size < MARK:
-                self._end_low_water()
-        except BaseException as error:  # noqa: BLE001 (rule 1)
-            self._error = error
-            return 0
-        return None if self._callback is not None else 0
+        most = download.limit
+        end_low_water_at = None if self._low_water is None else self._length - MARK
+        answer = None
+        while True:
+            chunk = yield answer
+            if download.paused or (room is not None and room.left <= 0):
+                answer = self._on_body(chunk)
+                continue
+            length = len(chunk)
+            if room is not None:
+                room.left -= length
+            download.size = size = download.size + length
+            try:
+                if size > most > 0:
+                    raise download.too_long()
+                waiting = on_data(chunk)
+                if waiting is not None:
+                    download.hold(waiting)
+                if end_low_water_at is not None and size > end_low_water_at:
+                    end_low_water_at = None
+                    self._end_low_water()
+            except BaseException as error:  # noqa: BLE001 (rule 1)
+                self._error = error
+                answer = 0
+            else:
+                answer = None if self._callback is not None else 0
 
     def _its_room(self) -> Room | None:
         """Where its body waits for its turn, if it does: a stream of HTTP/2 that is paused is kept
@@ -625,7 +638,8 @@ class Transfer:
         download.feed(chunk)
 
     def _end_low_water(self) -> None:
-        assert self._low_water is not None
+        if self._low_water is None:
+            return
         try:
             self._low_water.end()
         except OSError as error:
@@ -633,8 +647,8 @@ class Transfer:
         self._low_water = None
 
     def _expect_much(self) -> None:
-        """Of a large body that is just kept, let C write the rest where it is kept; any other takes
-        the short way of `_on_piece`, and is read in larger portions (`_low_water`).
+        """Of a large body that is just kept, let C write the rest where it is kept; any other is
+        read in larger portions (`_low_water`), and takes the short way of `_on_pieces`.
 
         libcurl sees to it that no more comes than Content-Length says.
         """
@@ -653,8 +667,6 @@ class Transfer:
             self.easy.setopt(pycurl.WRITEFUNCTION, writer)
             self._direct = True
             return
-        self.easy.setopt(pycurl.WRITEFUNCTION, self._on_piece)
-        self._direct = True
         fd = self.easy.getinfo(pycurl.ACTIVESOCKET)
         try:
             self.easy.setopt(pycurl.BUFFERSIZE, _DELIVERED_BUFFER)
@@ -669,6 +681,12 @@ class Transfer:
                 self._rest,
                 lambda error: self._fail_from_loop(self._unreadable(error)),
             )
+        on_data = download.straight()
+        if on_data is not None:
+            pieces = self._on_pieces(on_data)
+            next(pieces)  # to where it takes the first one
+            self.easy.setopt(pycurl.WRITEFUNCTION, pieces.send)
+            self._direct = True
 
     def _is_plain_text(self) -> bool:
         """Whether the socket carries HTTP/1.1 for this exchange, and nothing around it."""
