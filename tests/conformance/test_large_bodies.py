@@ -144,14 +144,21 @@ async def test_more_than_announced(client: Any) -> None:
         assert len(server.connections) == 2
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("limit", [len(BODY), len(BODY) - 1])
-async def test_max_body_size(client: Any, limit: int) -> None:
+async def test_max_body_size(client: Any, limit: int, streamed: bool) -> None:
+    """Also where the limit is passed long after the body has shown to be a large one."""
+    pieces: list[bytes] = []
+    arguments = {"streaming_callback": pieces.append} if streamed else {}
     async with ScriptedServer(canned(ok(BODY))) as server:
+        fetch = client.fetch(server.url(), max_body_size=limit, **arguments)
         if limit == len(BODY):
-            assert (await client.fetch(server.url(), max_body_size=limit)).body == BODY
+            body = (await fetch).body
+            assert (b"".join(pieces) if streamed else body) == BODY
         else:
             with pytest.raises(HTTPLimitError):
-                await client.fetch(server.url(), max_body_size=limit)
+                await fetch
+            assert sum(map(len, pieces)) <= limit
 
 
 async def test_memory_for_a_body_is_its_length(client: Any) -> None:

@@ -579,7 +579,7 @@ class Transfer:
                 waiting = on_data(chunk)
                 if waiting is not None:
                     download.hold(waiting)
-                if end_low_water_at is not None and size > end_low_water_at:
+                if end_low_water_at is not None and size > end_low_water_at and self._callback:
                     end_low_water_at = None
                     self._end_low_water()
             except BaseException as error:  # noqa: BLE001 (rule 1)
@@ -638,8 +638,7 @@ class Transfer:
         download.feed(chunk)
 
     def _end_low_water(self) -> None:
-        if self._low_water is None:
-            return
+        assert self._low_water is not None
         try:
             self._low_water.end()
         except OSError as error:
