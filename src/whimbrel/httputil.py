@@ -109,12 +109,14 @@ class HTTPHeaders(MutableMapping[str, str]):
     refuses it with ``ValueError``, naming the field, before it opens a socket.
     """
 
-    # One of the two is always set. While _lists is unset the fields still lie in _lines, as they
-    # came: the first look at _lists ends in __getattr__, which parses them.
-    __slots__ = ("_lines", "_lists")
+    # While _lists is unset the fields still lie in _lines, as they came: the first look at _lists
+    # ends in __getattr__, which parses them, and leaves _lines empty. Before that _looks counts the
+    # names that were asked for.
+    __slots__ = ("_lines", "_lists", "_looks")
 
     _lines: Sequence[bytes] | bytes
     _lists: dict[str, list[str]]
+    _looks: int
 
     @overload
     def __init__(self, /, **kwargs: str | bytes) -> None: ...
@@ -129,6 +131,7 @@ class HTTPHeaders(MutableMapping[str, str]):
         **kwargs: str | bytes,
     ) -> None: ...
     def __init__(self, fields: Any = (), /, **kwargs: str | bytes) -> None:
+        self._lines = b""
         if isinstance(fields, HTTPHeaders):
             self._lists = {name: values[:] for name, values in fields._lists.items()}
             if not kwargs:
@@ -150,6 +153,7 @@ class HTTPHeaders(MutableMapping[str, str]):
         """
         self = cls.__new__(cls)
         self._lines = lines
+        self._looks = _MOST_LOOKS  # they are no block to look in
         return self
 
     @classmethod
@@ -157,6 +161,7 @@ class HTTPHeaders(MutableMapping[str, str]):
         """The same for a whole head: start line, field lines, and the blank line or none."""
         self = cls.__new__(cls)
         self._lines = head
+        self._looks = 0
         return self
 
     if not TYPE_CHECKING:  # or every misspelt attribute would pass the type checker
@@ -166,9 +171,19 @@ class HTTPHeaders(MutableMapping[str, str]):
             # copy and pickle probe instances on which neither is set yet.
             if name == "_lists":
                 self._lists = lists = _parse_leniently(self._lines)
-                del self._lines
+                self._lines = b""
                 return lists
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _values(self, name: str) -> list[str] | None:
+        """All values of ``name``; None if there are none. To be looked at only."""
+        head = self._lines
+        if head and self._looks < _MOST_LOOKS:
+            self._looks += 1
+            found = _search(head, name)  # type: ignore[arg-type]  # no list is looked in
+            if found is not _UNCLEAR:
+                return found
+        return self._lists.get(_normalize(name))
 
     # -- several values
 
@@ -196,7 +211,7 @@ class HTTPHeaders(MutableMapping[str, str]):
 
     def get_list(self, name: str) -> list[str]:
         """Return all values of ``name``, in order; an empty list if there are none."""
-        return self._lists.get(_normalize(name), [])[:]
+        return (self._values(name) or [])[:]
 
     def get_all(self) -> Iterator[tuple[str, str]]:
         """Iterate over ``(name, value)`` pairs; a name with several values comes several times."""
@@ -238,7 +253,9 @@ class HTTPHeaders(MutableMapping[str, str]):
     # -- mapping
 
     def __getitem__(self, name: str) -> str:
-        values = self._lists[_normalize(name)]
+        values = self._values(name)
+        if values is None:
+            raise KeyError(_normalize(name))
         return values[0] if len(values) == 1 else ",".join(values)
 
     @overload
@@ -249,7 +266,7 @@ class HTTPHeaders(MutableMapping[str, str]):
     def get(self, name: str, default: _T, /) -> str | _T: ...
     def get(self, name: str, default: Any = None) -> Any:
         """Return all values of ``name`` joined by ``","``, or ``default`` if there are none."""
-        values = self._lists.get(_normalize(name))
+        values = self._values(name)
         if values is None:
             return default
         return values[0] if len(values) == 1 else ",".join(values)
@@ -263,7 +280,7 @@ class HTTPHeaders(MutableMapping[str, str]):
         del self._lists[_normalize(name)]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _normalize(name) in self._lists
+        return isinstance(name, str) and self._values(name) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._lists)
@@ -273,6 +290,7 @@ class HTTPHeaders(MutableMapping[str, str]):
 
     def clear(self) -> None:
         """Remove every field."""
+        self._lines = b""
         self._lists = {}
 
     # -- copies
@@ -291,6 +309,7 @@ class HTTPHeaders(MutableMapping[str, str]):
         return self._lists
 
     def __setstate__(self, state: dict[str, list[str]]) -> None:
+        self._lines = b""
         self._lists = state
 
     # -- text
@@ -321,6 +340,54 @@ def _append(lists: dict[str, list[str]], normal_name: str, value: str) -> None:
         lists[normal_name] = [value]
     else:
         values.append(value)
+
+
+# A head is searched for so many names before it is parsed: most programs ask for one or two, and
+# all fields cost as much as eight.
+_MOST_LOOKS = 4
+
+_UNCLEAR: list[str] = []
+_FOLDS = (b" ", b"\t", b"\r", b"\0")  # the last two become spaces
+
+# What precedes the value of a field in a lower-case head, by the name that is asked for; None for a
+# name that no field can have. Bounded in number and in length, as above.
+_prefixes: dict[str, bytes | None] = {}
+
+
+def _prefix(name: str) -> bytes | None:
+    try:
+        return _prefixes[name]
+    except KeyError:
+        normal = _normalize(name)
+        prefix = f"\n{normal}:".lower().encode() if _TOKEN.fullmatch(normal) else None
+        if len(name) <= _MAX_CACHED_NAME:
+            if len(_prefixes) >= _MAX_NORMAL_NAMES:
+                _prefixes.clear()
+            _prefixes[name] = prefix
+        return prefix
+
+
+def _search(head: bytes, name: str) -> list[str] | None:
+    """What `_parse_leniently` would find for ``name``, and None for nothing; `_UNCLEAR` where it
+    would have to mend a value."""
+    prefix = _prefix(name)
+    if prefix is None:
+        return None
+    low = head.lower()
+    values: list[str] = []
+    at = low.find(prefix)
+    while at >= 0:
+        start = at + len(prefix)
+        end = low.find(b"\n", start)
+        if end < 0:
+            end = len(head)
+        value = head[start:end].strip(b" \t\r")
+        behind = head[end + 1 : end + 3]
+        if b"\r" in value or b"\0" in value or (behind[:1] in _FOLDS and behind != b"\r\n"):
+            return _UNCLEAR
+        values.append(value.decode("latin-1"))
+        at = low.find(prefix, end)
+    return values or None
 
 
 # obs-fold and the whitespace after it (RFC 9112 section 5.2).

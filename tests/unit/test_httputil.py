@@ -362,7 +362,10 @@ def test_remembered_names_are_bounded() -> None:
         headers.add(f"X-{number}", "v")
         headers.get(f"Y-{number}")
     headers.add("Z" * 100_000, "v")
-    for cache in (httputil._normal_names, httputil._normal_tokens):
+    for number in range(5_000):
+        HTTPHeaders.from_head(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n").get(f"W-{number}")
+    HTTPHeaders.from_head(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n").get("W" * 65)
+    for cache in (httputil._normal_names, httputil._normal_tokens, httputil._prefixes):
         assert 0 < len(cache) <= 2_048
         assert max(map(len, cache)) <= 64
     assert len(headers) == 5_001
@@ -474,6 +477,105 @@ def test_from_lines_is_linear() -> None:
     assert_linear(lambda count: len(HTTPHeaders.from_lines([b"A: b\r\n"] * count)), 2_000)
     assert_linear(
         lambda count: len(HTTPHeaders.from_lines([b"A: b\r\n", *[b" cccccc\r\n"] * count])), 20_000
+    )
+
+
+# -- HTTPHeaders.from_head
+
+
+def _item(headers: Any, name: str) -> object:
+    try:
+        return headers[name]
+    except KeyError as error:
+        return error.args
+
+
+_LOOKS: list[Callable[[Any, str], object]] = [
+    lambda headers, name: headers.get(name, "none"),
+    lambda headers, name: headers.get_list(name),
+    lambda headers, name: name in headers,
+    _item,
+]
+
+
+@pytest.mark.parametrize("look", _LOOKS)
+@pytest.mark.parametrize(
+    "name", ["A", "a", "Cc", "C-c", "X", "A b", "A:", "", "\n", "ß", "é", "x" * 99]
+)
+def test_a_name_is_looked_for_as_if_all_were_parsed(
+    name: str, look: Callable[[Any, str], object]
+) -> None:
+    """A few names are looked for in the bytes of a head, whatever it looks like."""
+    pieces = [
+        b"A",
+        b"Cc",
+        b"C-c",
+        b":",
+        b": ",
+        b"b",
+        b" ",
+        b"\t",
+        b"\r\n",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0",
+    ]
+    pieces += [b"\r\nA: b\r\n", b"\r\nSS: s", b"\xe9", b"\xa0"]
+    rng = Random(name)
+    for _ in range(3_000):
+        head = b"HTTP/1.1 200 OK" + b"".join(rng.choices(pieces, k=rng.randrange(12)))
+        parsed = HTTPHeaders.from_head(head)
+        len(parsed)
+        assert look(HTTPHeaders.from_head(head), name) == look(parsed, name), head
+
+
+def test_a_head_is_parsed_for_whoever_asks_for_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And for whoever changes it, or goes through it; else not."""
+    parse = httputil._parse_leniently
+    heads: list[object] = []
+    monkeypatch.setattr(
+        httputil, "_parse_leniently", lambda head: (heads.append(head), parse(head))[1]
+    )
+    head = b"HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nA: 3\r\n\r\n"
+    headers = HTTPHeaders.from_head(head)
+    assert (headers["a"], headers.get("B"), headers.get_list("A")) == ("1,3", "2", ["1", "3"])
+    assert "C" not in headers
+    assert not heads
+    assert headers["B"] == "2"
+    assert heads == [head]
+    assert headers["A"] == "1,3"
+    assert len(heads) == 1
+    for change in (len, list, str, copy.copy, lambda headers: headers.add("X", "1")):
+        headers = HTTPHeaders.from_head(head)
+        assert headers["A"] == "1,3"
+        change(headers)
+        assert len(heads) == 2
+        heads.pop()
+
+
+def test_what_was_looked_for_and_then_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is changed, the bytes are not looked at again."""
+    headers = HTTPHeaders.from_head(b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n")
+    values = headers.get_list("A")
+    values.append("2")
+    assert headers["A"] == "1"
+    headers["A"] = "3"
+    assert headers["A"] == "3"
+    del headers["A"]
+    assert "A" not in headers
+    headers = HTTPHeaders.from_head(b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n")
+    headers.clear()
+    assert "A" not in headers
+    with pytest.raises(KeyError, match="No-Such"):
+        HTTPHeaders.from_head(b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n")["no-such"]
+
+
+def test_looking_for_a_name_is_linear() -> None:
+    """Of a field that comes a thousand times."""
+    assert_linear(
+        lambda count: HTTPHeaders.from_head(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * count)["A"],
+        2_000,
     )
 
 
