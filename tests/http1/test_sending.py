@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from whimbrel._http1 import grammar
 from whimbrel._http1.errors import LocalProtocolError
 from whimbrel._http1.framing import CHUNKED, CLOSE, LENGTH, NONE
 from whimbrel._http1.grammar import (
@@ -28,6 +29,10 @@ def test_lines() -> None:
     assert encode_fields([("A", "b"), ("a", ""), ("X-A", "\xe9\tz")]) == (
         b"A: b\r\na:\r\nX-A: \xe9\tz\r\n"
     )
+    for value in (" \t", "%s", "a: ", "% d"):
+        assert encode_fields([("X-%s", value), ("%", " a: b ")]) == (
+            f"X-%s: {value}".rstrip().encode() + b"\r\n%: a: b\r\n"
+        )
     assert encode_chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
 
 
@@ -50,6 +55,15 @@ def test_matrix_62_values(char: str) -> None:
         assert "secret" not in str(caught.value)
         with pytest.raises(LocalProtocolError, match="reason phrase"):
             encode_status_line(200, bad)
+
+
+def test_remembered_names_are_bounded() -> None:
+    """Names that have been checked are known, and may be another's each time."""
+    for number in range(2_000):
+        assert encode_fields([(f"X-{number}", "1")]) == b"X-%d: 1\r\n" % number
+    encode_fields([("Y" * 1_100, "1")])
+    assert 0 < len(grammar._templates) <= 256
+    assert max(map(len, grammar._templates.values())) <= 1_024
 
 
 @pytest.mark.parametrize("char", [*CONTROL, " ", "#", "\xe9", "\u20ac", "\u3002"])

@@ -116,7 +116,6 @@ def field_error(block: bytes) -> ProtocolError:
 # Writing. What a caller hands in is checked here, once, so that no byte of it can end a line.
 
 _NAME_OUT = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
-_NAMES_OUT = re.compile(rf"{_NAME_OUT.pattern}(?::{_NAME_OUT.pattern})*+")
 _TEXT_OUT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TARGET_OUT = re.compile(r"[\x21-\x22\x24-\x7e]+")
 
@@ -127,30 +126,49 @@ def encode_fields(fields: Sequence[tuple[str, str]]) -> bytes:
     Raises LocalProtocolError for a name that is no token, or a value that holds a control
     character or is not Latin-1.
     """
-    names = ":".join([name for name, _ in fields])
-    values = "".join([value for _, value in fields])
-    # All at once. A name that holds a colon would pass for two.
-    if fields and (
-        _NAMES_OUT.fullmatch(names) is None
-        or names.count(":") != len(fields) - 1
-        or not ((values.isascii() and values.isprintable()) or _TEXT_OUT.fullmatch(values))
-    ):
-        _refuse_fields(fields)
-    lines = []
-    for name, value in fields:
-        value = value.strip(" \t")  # which is not part of a value (RFC 9110 section 5.5)
-        lines.append(f"{name}: {value}\r\n" if value else f"{name}:\r\n")
-    return "".join(lines).encode("latin-1")
+    names = tuple([name for name, _ in fields])
+    # White space at its ends is not part of a value (RFC 9110 section 5.5).
+    values = tuple([value.strip(" \t") for _, value in fields])
+    template = _templates.get(names)
+    if template is None:
+        template = _template(fields, names)
+    text = "".join(values)
+    if not ((text.isascii() and text.isprintable()) or _TEXT_OUT.fullmatch(text)):
+        raise _field_fault(fields)
+    lines = template % values
+    if "" in values:
+        lines = lines.replace(": \r\n", ":\r\n")
+    return lines.encode("latin-1")
 
 
-def _refuse_fields(fields: Sequence[tuple[str, str]]) -> None:
+# Field lines without their values, by their names, which have been checked: most messages of a
+# program have the same. Bounded in number and in length.
+_templates: dict[tuple[str, ...], str] = {}
+_TEMPLATES = 256
+_LONGEST_TEMPLATE = 1024
+
+
+def _template(fields: Sequence[tuple[str, str]], names: tuple[str, ...]) -> str:
+    if not all(map(_NAME_OUT.fullmatch, names)):
+        raise _field_fault(fields)
+    template = "".join([f"{name.replace('%', '%%')}: %s\r\n" for name in names])
+    if len(template) <= _LONGEST_TEMPLATE:
+        if len(_templates) >= _TEMPLATES:
+            _templates.clear()
+        _templates[names] = template
+    return template
+
+
+def _field_fault(fields: Sequence[tuple[str, str]]) -> LocalProtocolError:
+    """Say what is wrong with fields that cannot be sent."""
     for name, value in fields:
         if not _NAME_OUT.fullmatch(name):
-            raise LocalProtocolError(f"{name!r} cannot be a header name")
+            return LocalProtocolError(f"{name!r} cannot be a header name")
         if not _TEXT_OUT.fullmatch(value):
-            raise LocalProtocolError(
-                f"header {name} holds a character that HTTP does not allow in a value"
-            )
+            break
+    return LocalProtocolError(
+        f"header {name} holds a character that HTTP does not allow in a value"
+    )
 
 
 def encode_request_line(method: str, target: str) -> bytes:
