@@ -31,7 +31,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import get_ident
-from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
@@ -59,10 +58,12 @@ from whimbrel._pipeline.request import (
     BUILT_IN_DEFAULTS,
     PARAMETERS,
     SHORT,
+    Asked,
     HTTPRequest,
     did_you_mean,
     explained,
     is_plain,
+    is_short,
 )
 from whimbrel._pipeline.response import HTTPResponse, StreamedResponse
 from whimbrel._policy.cookies import cookie_header, make_jar
@@ -434,20 +435,20 @@ class AsyncHTTPClient(Configurable):
                 fetch._fail(error)
                 return fetch
         plain = proxy = headers = None
-        made: HTTPRequest | str
+        made: HTTPRequest | Asked
         if not kwargs and type(request) is str:
             made = request
             plain = self._plain.find_url(self.defaults, request)
+        elif kwargs.keys() <= SHORT and type(request) is str:
+            made = request, kwargs
+            proxy, headers = kwargs.get("proxy"), kwargs.get("headers")
+            if is_short(proxy, headers):
+                plain = self._plain.find(self.defaults, "GET", request, proxy, headers, None)
         else:
             if isinstance(request, HTTPRequest):
                 if kwargs:
                     raise ValueError("kwargs can't be used if request is an HTTPRequest object")
                 made = request
-            elif kwargs.keys() <= SHORT and type(request) is str:
-                made = HTTPRequest._plain(request, time())
-                made.__dict__.update(
-                    {name: value for name, value in kwargs.items() if value is not None}
-                )
             else:
                 try:
                     made = HTTPRequest(request, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
+import enum
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -49,11 +50,21 @@ def _several(*pairs: tuple[str, str]) -> HTTPHeaders:
     return headers
 
 
+class _Name(str, enum.Enum):  # noqa: UP042 (what is no StrEnum has a format of its own)
+    ID = "X-Request-Id"
+
+
 REQUESTS: list[dict[str, Any]] = [
     {},
     {"headers": {}},
     {"headers": {"X-Request-Id": "1"}},
     {"headers": {"x-request-id": b"2", "X-Empty": ""}},
+    {"headers": {"X-Request-Id": b"8"}},
+    {"headers": {"X-Request-Id": ""}},
+    {"headers": {"X-Request-Id": " 9\t"}},
+    {"headers": {"X-Request-Id": "\xe9"}},
+    {"headers": {_Name.ID: "10"}},
+    {"headers": {"X-Per%cent": "%s"}},
     {"headers": {"X-Latin": "caf\xe9", "X-Spaces": " a b "}},
     {"headers": {"User-Agent": "mine"}},
     {"headers": {"accept-encoding": "br"}},
@@ -199,6 +210,19 @@ class _Broken(_Repeating):
 
     def items(self) -> Any:
         raise KeyError("nor this")
+
+
+class _Value(str, enum.Enum):  # noqa: UP042 (see above)
+    ONE = "1"
+
+
+async def test_names_and_values_of_other_kinds_of_str(client: Any) -> None:
+    """They are the text that they hold, whatever format they have; the first time, and later."""
+    async with ScriptedServer(_echo) as server:
+        for name, value in ((_Name.ID, _Value.ONE), ("X-Request-Id", "1"), (_Name.ID, _Value.ONE)):
+            for _ in range(2):
+                await client.fetch(server.url("/"), headers={name: value})
+                assert server.requests[-1].get("X-Request-Id") == "1"
 
 
 async def test_mappings_of_other_kinds(client: Any) -> None:
@@ -419,6 +443,38 @@ async def test_what_is_remembered_is_bounded(client: Any, monkeypatch: pytest.Mo
             through = proxy.url("").replace("http://", f"http://v{number}:x@").rstrip("/")
             await client.fetch(server.url("/p"), proxy=through)
             assert _kept(client) <= 5
+
+
+async def test_names_that_are_remembered_are_bounded(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any number of header fields may follow each other, and names of any length."""
+    monkeypatch.setattr(plain, "_MOST_ADDED", 4)
+    async with ScriptedServer(_echo) as server:
+        await client.fetch(server.url("/"))
+        for number in range(12):
+            for name in (f"X-{number}", "X-" + "y" * 600):
+                await client.fetch(server.url("/"), headers={name: "1"})
+                assert server.requests[-1].get(name) == "1"
+        (kind,) = client._plain._kinds.values()
+        assert 0 < len(kind._added) <= 4
+        assert max(len(name) for names in kind._added for name in names) < 10
+
+
+async def test_the_request_of_a_response(client: Any) -> None:
+    """It is what was asked for, whichever way it went."""
+    async with ScriptedServer(_echo) as server:
+        for headers in (None, {}, {"X-Test": "1"}, {"X-Test": "2"}, _several(("X-Test", "3"))):
+            for parameters in ({"headers": headers}, {"headers": headers, "proxy": None}):
+                response = await client.fetch(server.url("/"), **parameters)
+                asked = HTTPRequest(server.url("/"), **parameters)
+                request = response.request
+                assert type(request) is HTTPRequest
+                assert {**vars(request), "start_time": 0} == {**vars(asked), "start_time": 0}
+                if headers is not None:
+                    assert request.headers is headers
+                assert request.start_time == response.start_time
+                assert response.request is request
 
 
 def _kept(client: Any) -> int:

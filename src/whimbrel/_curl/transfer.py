@@ -743,18 +743,18 @@ class Transfer:
         exchange = self._exchange
         assert exchange is not None
         block = whole.lower()
-        status = block[:16].partition(b" ")[2].split(None, 1)
-        if not status or len(status[0]) != 3:
+        protocol, _, rest = lines[0].partition(b" ")
+        status = rest.lstrip()[:4].rstrip()
+        if len(status) != 3 or not status.isdigit():
             raise _garbled(exchange, "a malformed status line")
-        if status[0] == b"101":
+        if status == b"101":
             # RFC 9110 section 15.2.2: nobody asked for another protocol.
             raise _garbled(exchange, "101 Switching Protocols, which was not asked for")
         if b"\ntransfer-encoding:" in block and b"\ncontent-length:" in block:
             # RFC 9112 section 6.1: likely an attempt at response splitting.
             raise _garbled(exchange, "both Content-Length and Transfer-Encoding")
         encoding = _content_encoding(lines) if b"\ncontent-encoding:" in block else ""
-        version = block[5:].split(None, 1)[0].decode("latin-1")
-        return Head(whole, _status_of(lines), version, encoding)
+        return Head(whole, int(status), protocol[5:].decode("latin-1"), encoding)
 
     def _on_read(self, size: int) -> bytes | int:
         """READFUNCTION: libcurl wants at most `size` bytes more of the request body."""
@@ -1115,6 +1115,7 @@ class Transfer:
         response.local_address = local = self._local
         if download is None:
             response.body = self._chunk or b""
+            response._decoded = False
         else:
             response.body = download.body
             response._decoded = self._begun and download.decoded

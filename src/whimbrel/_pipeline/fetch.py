@@ -15,7 +15,7 @@ from whimbrel._pipeline.errors import (
     HTTPResolveError,
     HTTPTimeoutError,
 )
-from whimbrel._pipeline.request import HTTPRequest, is_plain
+from whimbrel._pipeline.request import Asked, HTTPRequest, is_plain
 from whimbrel._pipeline.response import HTTPResponse, status_error
 from whimbrel._policy.cookies import store_cookies
 from whimbrel._policy.decoding import is_decodable
@@ -70,7 +70,7 @@ class Fetch(asyncio.Future[HTTPResponse]):
     def set_up(
         self,
         client: AsyncHTTPClient,
-        request: HTTPRequest | str,
+        request: HTTPRequest | Asked,
         notify: Callable[[HTTPResponse], None] | None,
         raises: bool,
     ) -> None:
@@ -96,10 +96,10 @@ class Fetch(asyncio.Future[HTTPResponse]):
 
     @property
     def _request(self) -> HTTPRequest:
-        """What was asked for; of a URL alone it is made when somebody wants to see it."""
+        """What was asked for; it may be made only when somebody wants to see it."""
         asked = self._asked
-        if isinstance(asked, str):
-            asked = self._asked = HTTPRequest._plain(asked, self._wall)
+        if not isinstance(asked, HTTPRequest):
+            asked = self._asked = HTTPRequest._short(asked, self._wall)
         return asked
 
     def begin(self) -> None:
@@ -315,10 +315,10 @@ class Fetch(asyncio.Future[HTTPResponse]):
         if 300 <= code < 400 and self._is_redirected(response):
             return
         asked = self._asked
-        if type(asked) is str:
-            response._url = asked
+        if isinstance(asked, HTTPRequest):
+            response.request = asked
         else:
-            response.request = self._request
+            response._asked = asked
         clock, started = self._clock, self._started
         response.start_time = self._wall
         response.request_time = clock() - started

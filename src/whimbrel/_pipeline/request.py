@@ -187,10 +187,16 @@ class HTTPRequest:
         self.start_time = time()
 
     @classmethod
-    def _plain(cls, url: str, start_time: float) -> HTTPRequest:
-        """``HTTPRequest(url)``, without looking at forty parameters that were not given."""
+    def _short(cls, asked: Asked, start_time: float) -> HTTPRequest:
+        """``HTTPRequest(url, **given)``, without a look at forty parameters that were not given."""
         request = cls.__new__(cls)
-        request.url = url
+        if isinstance(asked, str):
+            request.url = asked
+        else:
+            request.url, given = asked
+            request.__dict__.update(
+                {name: value for name, value in given.items() if value is not None}
+            )
         request.method = "GET"
         request.start_time = start_time
         return request
@@ -283,8 +289,18 @@ def is_plain(given: dict[str, Any]) -> bool:
     return not more and "start_time" in given and "method" in given
 
 
+def is_short(proxy: Any, headers: Any) -> bool:
+    """The same of these two, which alone were given; None for one that was not."""
+    return (proxy is None or type(proxy) is str) and (
+        headers is None or type(headers) in (dict, HTTPHeaders)
+    )
+
+
 SHORT = frozenset(("headers", "proxy"))
 """Parameters that an HTTPRequest stores as they are given."""
+
+Asked = str | tuple[str, dict[str, Any]]
+"""The URL of a request that has not been made yet, alone or with some of those."""
 
 PARAMETERS = frozenset(
     HTTPRequest.__init__.__code__.co_varnames[1 : HTTPRequest.__init__.__code__.co_argcount]

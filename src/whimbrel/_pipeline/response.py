@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from whimbrel._pipeline.errors import HTTPError
-from whimbrel._pipeline.request import HTTPRequest
+from whimbrel._pipeline.request import Asked, HTTPRequest
 from whimbrel._policy.urls import redact
 from whimbrel.httputil import HTTPHeaders, responses
 
@@ -33,16 +33,16 @@ class HTTPResponse:
 
     # Slots, because one is made for every request. What was never set is answered by __getattr__:
     # a default, or what is worked out on demand, from what a backend leaves for later: the final
-    # header block, as it came (_block) or cut into lines (_lines), timings (_times), and the URL
-    # that was all there was to the request (_url).
+    # header block, as it came (_block) or cut into lines (_lines), timings (_times), and what was
+    # asked for (_asked), of which no request has been made yet.
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_asked",
         "_block",
         "_decoded",
         "_lines",
         "_times",
-        "_url",
         "body",
         "buffer",
         "code",
@@ -67,11 +67,11 @@ class HTTPResponse:
         "time_info",
     )
 
+    _asked: Asked
     _block: bytes
     _decoded: bool
     _lines: Sequence[bytes]
     _times: tuple[float, ...] | None
-    _url: str
 
     request: HTTPRequest
     code: int
@@ -184,7 +184,7 @@ class HTTPResponse:
         return super().__reduce_ex__(max(int(protocol), 2))  # the first that knows slots
 
     def _make_request(self) -> HTTPRequest:
-        return HTTPRequest._plain(self._url, self.start_time or 0.0)
+        return HTTPRequest._short(self._asked, self.start_time or 0.0)
 
     def _find_reason(self) -> str:
         if self._lines:

@@ -16,6 +16,12 @@ from whimbrel._policy.urls import URL, parse_url
 MOST = 4096
 """Plain requests that are remembered, of all methods and proxies."""
 
+# Of sets of names; and of the names of one, in characters.
+_MOST_ADDED = 256
+_LONGEST = 512
+
+_PLAIN = str.__str__  # of an Enum's member its text; a TypeError for what is no str
+
 Found = tuple[Exchange, float]
 """Of a request that is known: its Exchange, and its queue time-out."""
 
@@ -136,12 +142,15 @@ class Plain:
         urls: what requests without header fields and body amount to, by their URLs.
     """
 
-    __slots__ = ("_queue_timeout", "_templates", "_user_agent", "urls")
+    __slots__ = ("_added", "_queue_timeout", "_templates", "_user_agent", "urls")
 
     def __init__(self, queue_timeout: float, user_agent: str | bytes | None) -> None:
         """`user_agent` None: credentials or the like are among the fields of all these requests."""
         self._templates: dict[str, Exchange] = {}  # by scheme, without fields of the caller's
         self._user_agent = user_agent
+        # The names of a caller's fields that have been looked at, as they came: as plain str, and
+        # what is added to those fields.
+        self._added: dict[tuple[Any, ...], tuple[tuple[str, ...], Fields]] = {}
         self._queue_timeout = queue_timeout
         self.urls: dict[str, Found] = {}
 
@@ -173,19 +182,44 @@ class Plain:
         template, parsed = found
         exchange = template.to(parsed)
         if headers:
-            if self._user_agent is None:
+            fields = self._fields_of(headers, template)
+            if fields is None:
                 return None
-            try:
-                fields = caller_fields(headers)
-            except ValueError:
-                return None
-            names = names_in(fields)
-            if _SPECIAL.search(names):
-                return None
-            exchange.fields = self._complete(fields, names, self._user_agent, template)
+            exchange.fields = fields
         if body is not None:
             exchange.body = body
         return exchange, self._queue_timeout
+
+    def _fields_of(self, headers: Any, exchange: Exchange) -> Fields | None:
+        """All header fields of a request like `exchange`, with the caller's `headers`."""
+        if self._user_agent is None:
+            return None
+        names = tuple(headers) if type(headers) is dict else ()
+        known = self._added.get(names)
+        if known is not None:
+            try:
+                values = tuple(map(_PLAIN, headers.values()))
+            except TypeError:
+                pass  # bytes, which may be in order
+            else:
+                text = "".join(values)
+                if text.isascii() and text.isprintable():
+                    names, added = known
+                    return (*zip(names, values, strict=True), *added)
+        try:
+            fields = caller_fields(headers)
+        except ValueError:
+            return None
+        own = len(fields)
+        lower = names_in(fields)
+        if _SPECIAL.search(lower):
+            return None
+        complete = self._complete(fields, lower, self._user_agent, exchange)
+        if names and len(lower) <= _LONGEST:
+            if len(self._added) >= _MOST_ADDED:
+                self._added.clear()
+            self._added[names] = tuple([name for name, _ in complete[:own]]), complete[own:]
+        return complete
 
     def _complete(
         self, fields: list[tuple[str, str]], names: str, user_agent: str | bytes, exchange: Exchange

@@ -95,7 +95,8 @@ def parse_url(url: str, field: str = "url") -> URL:
             if target.isascii() and target.isprintable() and not (" " in target or "#" in target):
                 scheme, host, port, _, _, _, netloc, _ = origin
                 href = f"{scheme}://{netloc}{target}"
-                return URL(scheme, host, port, target, None, None, netloc, href)
+                # What URL() does, which is a call of Python's more.
+                return tuple.__new__(URL, (scheme, host, port, target, None, None, netloc, href))
     return _parse_url(url, field)
 
 

@@ -694,8 +694,7 @@ class Transfer:
         else:
             response._times = *self._times(self._progress), sent, first, now - began
         download = self._download
-        if download is not None and download.decoded and self._got_body:
-            response._decoded = True
+        response._decoded = download is not None and download.decoded and self._got_body
         proxy = self._plan.proxy_url
         if proxy is not None:
             response.proxy = proxy
