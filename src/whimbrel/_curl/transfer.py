@@ -561,32 +561,34 @@ class Transfer:
         download = self._download
         assert download is not None
         room = self._room
-        most = download.limit
-        end_low_water_at = None if self._low_water is None else self._length - MARK
-        answer = None
+        size = download.size
+        most = download.limit or None
+        low_water_ends = None if self._low_water is None else self._length - MARK
+        answer: int | None = None
         while True:
             chunk = yield answer
+            answer = None
             if download.paused or (room is not None and room.left <= 0):
                 answer = self._on_body(chunk)
                 continue
             length = len(chunk)
             if room is not None:
                 room.left -= length
-            download.size = size = download.size + length
+            download.size = size = size + length
             try:
-                if size > most > 0:
+                if most is not None and size > most:
                     raise download.too_long()
                 waiting = on_data(chunk)
                 if waiting is not None:
                     download.hold(waiting)
-                if end_low_water_at is not None and size > end_low_water_at and self._callback:
-                    end_low_water_at = None
+                if self._callback is None:
+                    answer = 0
+                elif low_water_ends is not None and size > low_water_ends:
+                    low_water_ends = None
                     self._end_low_water()
             except BaseException as error:  # noqa: BLE001 (rule 1)
                 self._error = error
                 answer = 0
-            else:
-                answer = None if self._callback is not None else 0
 
     def _its_room(self) -> Room | None:
         """Where its body waits for its turn, if it does: a stream of HTTP/2 that is paused is kept
