@@ -138,12 +138,12 @@ class Download:
             self.hold(waiting)
 
     def straight(self) -> OnData | None:
-        """What takes each chunk as it came; None where they are kept, or have to be decoded.
+        """What takes each chunk as it came; None where they have to be decoded.
 
         Whoever calls it does what `feed` would: counts in `size`, raises `too_long` for more than
         `limit`, and gives what it answers to `hold`, unless that is None.
         """
-        return None if self._decoder is not None else self._on_data
+        return None if self._decoder is not None else self._on_data or self._keep
 
     def room(self, length: int) -> memoryview | None:
         """Where the backend may put what is still to come, instead of feeding it.

@@ -170,8 +170,14 @@ class HTTPHeaders(MutableMapping[str, str]):
             # Reached only for what is not set. Must not touch _lists unless lines are there:
             # copy and pickle probe instances on which neither is set yet.
             if name == "_lists":
-                self._lists = lists = _parse_leniently(self._lines)
-                self._lines = b""
+                lines = self._lines
+                lists = _parse_leniently(lines) if lines else {}
+                try:
+                    # Another thread has been here meanwhile: what it found may have changed since.
+                    return _LISTS.__get__(self)
+                except AttributeError:
+                    self._lists = lists
+                self._lines = b""  # last: whoever finds it so finds the fields
                 return lists
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -323,6 +329,9 @@ class HTTPHeaders(MutableMapping[str, str]):
         return f"<{type(self).__name__} {list(self._lists)}>"
 
 
+_LISTS: Any = HTTPHeaders.__dict__["_lists"]  # the slot
+
+
 def _text(name: str, value: object) -> str:
     """Return a header value as ``str``, bytes being read as Latin-1."""
     if isinstance(value, str):
@@ -342,9 +351,9 @@ def _append(lists: dict[str, list[str]], normal_name: str, value: str) -> None:
         values.append(value)
 
 
-# A head is searched for so many names before it is parsed: most programs ask for one or two, and
-# all fields cost as much as eight.
-_MOST_LOOKS = 4
+# A head is searched for so many names before it is parsed. Most programs ask for one or two; each
+# costs about as much as the parsing of three fields.
+_MOST_LOOKS = 3
 
 _UNCLEAR: list[str] = []
 _FOLDS = (b" ", b"\t", b"\r", b"\0")  # the last two become spaces
@@ -397,7 +406,7 @@ _FOLD = re.compile(r"\n[ \t]+")
 def _parse_leniently(lines: Sequence[bytes] | bytes) -> dict[str, list[str]]:
     """Parse for :meth:`HTTPHeaders.from_lines` and `from_head`, never raising, in linear time."""
     if isinstance(lines, bytes):
-        block = lines[lines.find(b"\n") + 1 :]
+        block = lines.partition(b"\n")[2]
     else:
         block = b"".join([line if line.endswith(b"\n") else line + b"\n" for line in lines])
     # What is rare is looked for in the whole block, in C, so that it costs others nothing.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from whimbrel import _low_water
+from whimbrel import _low_water, _memory
 from whimbrel._low_water import MARK, LowWater
 from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok, routes
 
@@ -105,6 +105,20 @@ async def test_nothing_is_left_of_it(client: Any, marks: list[LowWater]) -> None
         assert len(server.connections) == 1
     assert all(mark._timer is None and not mark._is_high for mark in marks)
     assert len(marks) == 3
+
+
+async def test_nothing_is_left_of_a_kept_body_without_room(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that is larger than what is set aside for what a peer only announces."""
+    monkeypatch.setattr(_memory, "_MOST", MB)
+    monkeypatch.setattr(_low_water, "_PERIOD", 3600.0)
+    table = {"/large": ok(BODY), "/small": ok(b"small")}
+    async with ScriptedServer(routes(table)) as server:
+        for _ in range(3):
+            assert (await client.fetch(server.url("/large"))).body == BODY
+            assert (await client.fetch(server.url("/small"), request_timeout=5)).body == b"small"
+        assert len(server.connections) == 1
 
 
 @pytest.mark.parametrize("how", ["cancel", "close", "cut"])

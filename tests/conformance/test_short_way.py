@@ -39,8 +39,9 @@ async def test_defaults_that_change_between_two_fetches(client: Any) -> None:
         for agent in ("one", "one", "two", "two"):
             client.defaults["user_agent"] = agent
             await client.fetch(server.url("/"))
+            await client.fetch(server.url("/"), headers={"X-Test": "1"})
         agents = [request.get("User-Agent") for request in server.requests]
-        assert agents == ["one", "one", "two", "two"]
+        assert agents == ["one"] * 4 + ["two"] * 4
 
 
 def _several(*pairs: tuple[str, str]) -> HTTPHeaders:
@@ -216,6 +217,16 @@ class _Value(str, enum.Enum):  # noqa: UP042 (see above)
     ONE = "1"
 
 
+class _AnyCase(str):
+    """As in libraries that take names of any case for the same."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and self.lower() == other.lower()
+
+    def __hash__(self) -> int:
+        return hash(self.lower())
+
+
 async def test_names_and_values_of_other_kinds_of_str(client: Any) -> None:
     """They are the text that they hold, whatever format they have; the first time, and later."""
     async with ScriptedServer(_echo) as server:
@@ -223,6 +234,9 @@ async def test_names_and_values_of_other_kinds_of_str(client: Any) -> None:
             for _ in range(2):
                 await client.fetch(server.url("/"), headers={name: value})
                 assert server.requests[-1].get("X-Request-Id") == "1"
+        for name in ("x-a", _AnyCase("x-A"), _AnyCase("X-A")):
+            await client.fetch(server.url("/"), headers={name: "1"})
+            assert f"\r\n{str(name)!s}: 1\r\n".encode() in server.requests[-1].raw_head
 
 
 async def test_mappings_of_other_kinds(client: Any) -> None:
@@ -456,9 +470,14 @@ async def test_names_that_are_remembered_are_bounded(
             for name in (f"X-{number}", "X-" + "y" * 600):
                 await client.fetch(server.url("/"), headers={name: "1"})
                 assert server.requests[-1].get(name) == "1"
-        (kind,) = client._plain._kinds.values()
-        assert 0 < len(kind._added) <= 4
-        assert max(len(name) for names in kind._added for name in names) < 10
+            # Each through a proxy of its own: those are no more.
+            through = server.url("").replace("http://", f"http://u{number}:x@").rstrip("/")
+            await client.fetch("http://a.test/", proxy=through)
+            await client.fetch("http://a.test/", proxy=through, headers={f"Y-{number}": "1"})
+        known, of_forms = client._plain._added
+        assert 0 < len(known) <= 4
+        assert not of_forms
+        assert max(len(name) for names in known for name in names) < 10
 
 
 async def test_the_request_of_a_response(client: Any) -> None:
@@ -480,6 +499,35 @@ async def test_the_request_of_a_response(client: Any) -> None:
 def _kept(client: Any) -> int:
     kept = client._plain._kinds.values()
     return len(kept) + sum(len(kind.urls) for kind in kept)
+
+
+async def test_the_request_of_an_overrides_own_response(client_class: type[Any]) -> None:
+    """Which may have one already, or be another request's as well."""
+
+    class Caching(client_class):  # type: ignore[misc]
+        def fetch_impl(self, request: Any, callback: Any) -> Any:
+            asyncio.get_running_loop().call_soon(callback, kept)
+            return lambda: None
+
+    kept = HTTPResponse(HTTPRequest("http://other.test/"), 200, buffer=BytesIO(b"kept"))
+    async with Caching(force_instance=True) as client:
+        for parameters in ({}, {"headers": {"X-Test": "1"}}, {"proxy": "http://p.test"}) * 3:
+            response = await client.fetch("http://a.test/", **parameters)
+            assert response.request.url == "http://a.test/"
+            assert dict(response.request.headers) == parameters.get("headers", {})
+            assert response.request.proxy == parameters.get("proxy")
+
+
+async def test_a_copy_holds_nothing_that_was_taken_out(client: Any) -> None:
+    """Of a request, what its response was asked with."""
+    async with ScriptedServer(_echo) as server:
+        for _ in range(3):
+            secret = {"Authorization": "Bearer secret"}
+            response = await client.fetch(server.url("/"), headers=secret)
+            assert b"secret" in pickle.dumps(response)
+            response.request = HTTPRequest(server.url("/"))
+            assert b"secret" not in pickle.dumps(response)
+            assert b"secret" not in pickle.dumps(copy.copy(response))
 
 
 async def test_an_override_may_write_to_its_exchange(client_class: type[Any]) -> None:

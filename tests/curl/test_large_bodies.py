@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pycurl
@@ -114,6 +115,53 @@ async def test_a_callback_that_gives_up_is_not_called_again(
         await server.connections[0].closed()
         assert len(handed_over) == 1
         assert (await curl_client.fetch(server.url())).code == 200
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+async def test_a_callback_that_ends_another_fetch(curl_client: Any, how: str) -> None:
+    """Of that no more is delivered, though its socket is the next to be served."""
+    answer = ok(bytes(64 * MB))
+    first = answer[: 4 * MB]
+    body_of_first = 4 * MB - (len(answer) - 64 * MB)
+    taken = [0, 0]
+    ended: set[int] = set()
+    late: list[int] = []
+
+    def taker(number: int) -> Callable[[bytes], None]:
+        def take(chunk: bytes) -> None:
+            taken[number] += len(chunk)
+            if number in ended:
+                late.append(len(chunk))
+            elif sum(taken) > 2 * body_of_first and not ended:
+                if how == "cancel":
+                    ended.add(1 - number)
+                    fetches[1 - number].cancel()
+                else:
+                    ended.update((0, 1))
+                    curl_client.close()
+
+        return take
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(first)
+        await until(lambda: sum(taken) == 2 * body_of_first)
+        # Both sockets become ready in one turn.
+        await peer.send(bytes(MB))
+        await peer.closed()
+
+    async with ScriptedServer(handler) as server:
+        fetches = [
+            curl_client.fetch(server.url(), streaming_callback=taker(number)) for number in (0, 1)
+        ]
+        await until(lambda: bool(ended))
+        await until(lambda: any(fetch.done() for fetch in fetches))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        for fetch in fetches:
+            fetch.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
+    assert not late
 
 
 async def test_the_next_one_is_looked_at_from_its_head_on(curl_client: Any) -> None:

@@ -539,7 +539,7 @@ def test_a_head_is_parsed_for_whoever_asks_for_many_names(monkeypatch: pytest.Mo
     )
     head = b"HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nA: 3\r\n\r\n"
     headers = HTTPHeaders.from_head(head)
-    assert (headers["a"], headers.get("B"), headers.get_list("A")) == ("1,3", "2", ["1", "3"])
+    assert (headers["a"], headers.get("B")) == ("1,3", "2")
     assert "C" not in headers
     assert not heads
     assert headers["B"] == "2"
@@ -569,6 +569,31 @@ def test_what_was_looked_for_and_then_changed(monkeypatch: pytest.MonkeyPatch) -
     assert "A" not in headers
     with pytest.raises(KeyError, match="No-Such"):
         HTTPHeaders.from_head(b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n")["no-such"]
+
+
+def test_a_head_of_one_line() -> None:
+    """That is the start line, with or without its end."""
+    for head in (b"K: k", b"K: k\r\n", b""):
+        for headers in (HTTPHeaders.from_head(head), HTTPHeaders.from_head(head)):
+            assert headers.get("K") is None
+            assert not list(headers)
+            assert headers.get("K") is None
+
+
+def test_a_head_that_is_parsed_in_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them may have been here, and changed something, while the other was at it."""
+    parse = httputil._parse_leniently
+    headers = HTTPHeaders.from_head(b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n")
+
+    def parse_late(lines: bytes) -> Any:
+        monkeypatch.setattr(httputil, "_parse_leniently", parse)
+        headers["B"] = "2"
+        return parse(lines)
+
+    monkeypatch.setattr(httputil, "_parse_leniently", parse_late)
+    assert dict(headers) == {"A": "1", "B": "2"}
+    assert HTTPHeaders.__getattr__(headers, "_lists") == {"A": ["1"], "B": ["2"]}
+    assert dict(headers) == {"A": "1", "B": "2"}
 
 
 def test_looking_for_a_name_is_linear() -> None:

@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable, Generator
 from functools import partial
@@ -553,10 +554,10 @@ class Transfer:
         return 0 if self._error is not None or self._callback is None else None
 
     def _on_pieces(self, on_data: OnData) -> Generator[int | None, bytes, None]:
-        """WRITEFUNCTION, by its ``send``, of a large body that is delivered as it came: what
-        `_on_body` comes to behind the first pieces.
+        """WRITEFUNCTION, by its ``send``, of a large body that is taken as it came: what `_on_body`
+        comes to behind the first pieces.
 
-        A generator, for what it needs lies in its own variables: a GB is 65,536 pieces.
+        A generator, for what it needs lies in its own variables: a GB is 61,035 pieces.
         """
         download = self._download
         assert download is not None
@@ -568,7 +569,11 @@ class Transfer:
         while True:
             chunk = yield answer
             answer = None
-            if download.paused or (room is not None and room.left <= 0):
+            if (
+                self._callback is None  # somebody else's callback has cancelled this one
+                or download.paused
+                or (room is not None and room.left <= 0)
+            ):
                 answer = self._on_body(chunk)
                 continue
             length = len(chunk)
@@ -648,8 +653,9 @@ class Transfer:
         self._low_water = None
 
     def _expect_much(self) -> None:
-        """Of a large body that is just kept, let C write the rest where it is kept; any other is
-        read in larger portions (`_low_water`), and takes the short way of `_on_pieces`.
+        """Of a large body that is just kept, let C write the rest where it is kept, if there is
+        room for it. Any other is read in larger portions (`_low_water`), and takes the short way of
+        `_on_pieces` unless it has to be decoded.
 
         libcurl sees to it that no more comes than Content-Length says.
         """
@@ -745,10 +751,10 @@ class Transfer:
         exchange = self._exchange
         assert exchange is not None
         block = whole.lower()
-        protocol, _, rest = lines[0].partition(b" ")
-        status = rest.lstrip()[:4].rstrip()
-        if len(status) != 3 or not status.isdigit():
+        status_line = _STATUS_LINE.match(whole)
+        if status_line is None:
             raise _garbled(exchange, "a malformed status line")
+        version, status = status_line.groups()
         if status == b"101":
             # RFC 9110 section 15.2.2: nobody asked for another protocol.
             raise _garbled(exchange, "101 Switching Protocols, which was not asked for")
@@ -756,7 +762,7 @@ class Transfer:
             # RFC 9112 section 6.1: likely an attempt at response splitting.
             raise _garbled(exchange, "both Content-Length and Transfer-Encoding")
         encoding = _content_encoding(lines) if b"\ncontent-encoding:" in block else ""
-        return Head(whole, int(status), protocol[5:].decode("latin-1"), encoding)
+        return Head(whole, int(status), (version or b"1.0").decode(), encoding)
 
     def _on_read(self, size: int) -> bytes | int:
         """READFUNCTION: libcurl wants at most `size` bytes more of the request body."""
@@ -1248,13 +1254,18 @@ def _info(easy: pycurl.Curl, number: int) -> int:
     return value if isinstance(value, int) else 0
 
 
+# No tab before the code, which libcurl takes for a space: others see another code behind it. A
+# caller may let libcurl take another protocol's name (HTTP200ALIASES).
+_STATUS_LINE = re.compile(rb"(?:HTTP/([0-9.]+)|[^ \t]+) ([0-9]{3})(?!\S)")
+
+
 def _is_status(line: bytes) -> bool:
     return line.startswith(b"HTTP/") and len(line.split(b" ", 2)) > 1
 
 
 def _status_of(lines: list[bytes]) -> int:
-    parts = lines[0].split(None, 2) if lines else []
-    return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+    found = _STATUS_LINE.match(lines[0]) if lines else None
+    return 0 if found is None else int(found[2])
 
 
 def _setsockopt(fd: int, level: int, option: int, value: int) -> None:

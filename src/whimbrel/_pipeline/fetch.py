@@ -317,8 +317,11 @@ class Fetch(asyncio.Future[HTTPResponse]):
         asked = self._asked
         if isinstance(asked, HTTPRequest):
             response.request = asked
-        else:
+        elif self._client._plain.shares:
             response._asked = asked
+        else:
+            # An override's own response, which may have a request already.
+            response.request = self._request
         clock, started = self._clock, self._started
         response.start_time = self._wall
         response.request_time = clock() - started

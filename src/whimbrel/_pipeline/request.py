@@ -290,7 +290,7 @@ def is_plain(given: dict[str, Any]) -> bool:
 
 
 def is_short(proxy: Any, headers: Any) -> bool:
-    """The same of these two, which alone were given; None for one that was not."""
+    """Whether a request that gives nothing but these two is plain; None is for one not given."""
     return (proxy is None or type(proxy) is str) and (
         headers is None or type(headers) in (dict, HTTPHeaders)
     )

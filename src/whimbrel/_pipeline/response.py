@@ -170,10 +170,12 @@ class HTTPResponse:
 
     def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
         # What was set, and no more: object's own would work out the rest. But for the request, of
-        # which a copy has the same.
+        # which a copy has the same, and not what it is made of.
         getattr(self, "request", None)
         state = {}
         for name in HTTPResponse.__slots__[2:]:
+            if name == "_asked":
+                continue
             try:
                 state[name] = getattr(HTTPResponse, name).__get__(self)
             except AttributeError:

@@ -22,6 +22,9 @@ _LONGEST = 512
 
 _PLAIN = str.__str__  # of an Enum's member its text; a TypeError for what is no str
 
+Added = dict[tuple[str, ...], Fields]
+"""The names of a caller's fields that have been looked at, and what is added to those fields."""
+
 Found = tuple[Exchange, float]
 """Of a request that is known: its Exchange, and its queue time-out."""
 
@@ -37,17 +40,19 @@ class PlainRequests:
 
     Attributes:
         defaults: a copy of those.
+        shares: see `__init__`.
     """
 
-    __slots__ = ("_count", "_kinds", "_learns", "_shares", "_urls", "defaults")
+    __slots__ = ("_added", "_count", "_kinds", "_learns", "_urls", "defaults", "shares")
 
     def __init__(self, *, shares: bool, learns: bool) -> None:
         """`shares`: whether the backend takes one Exchange for several fetches. `learns` False:
         each request has to be looked at for itself."""
-        self._shares = shares
+        self.shares = shares
         self._learns = learns
         self._kinds: dict[tuple[str, str | None, bool], Plain] = {}
         self._urls: dict[str, Found] = {}  # those of GETs without a proxy, where they are shared
+        self._added: tuple[Added, Added] = ({}, {})  # of all kinds; without a form, and with one
         self._count = 0
         self.defaults: dict[str, Any] = {}
 
@@ -79,7 +84,7 @@ class PlainRequests:
             if found is None:
                 return None
             self._count_one()
-        if not self._shares:
+        if not self.shares:
             exchange, queue_timeout = found
             return exchange.to(exchange.url), queue_timeout
         return found
@@ -112,9 +117,10 @@ class PlainRequests:
             if key not in self._kinds:
                 self._count_one()  # a template takes as much room
                 varies = ADDS_FIELDS.isdisjoint(options)
-                plain = Plain(queue_timeout, options["user_agent"] if varies else None)
+                user_agent = options["user_agent"] if varies else None
+                plain = Plain(queue_timeout, user_agent, self._added)
                 self._kinds[key] = plain
-                if self._shares and key == ("GET", None, False):
+                if self.shares and key == ("GET", None, False):
                     self._urls = plain.urls
             self._kinds[key].add(exchange, given.get("headers"))
 
@@ -127,12 +133,19 @@ class PlainRequests:
     def _clear(self) -> None:
         self._kinds.clear()
         self._urls = {}
+        self._added = ({}, {})
         self._count = 0
 
 
 def _is_special(headers: Any) -> bool:
     """Whether other requests cannot learn from one with these headers, which are well-formed."""
     return bool(headers) and _SPECIAL.search(names_in(caller_fields(headers))) is not None
+
+
+def _is_form(exchange: Exchange) -> bool:
+    """Whether a body of which nothing is said is taken for a form."""
+    profile = exchange.profile
+    return profile.method == "POST" and profile.body != "none"
 
 
 class Plain:
@@ -144,13 +157,13 @@ class Plain:
 
     __slots__ = ("_added", "_queue_timeout", "_templates", "_user_agent", "urls")
 
-    def __init__(self, queue_timeout: float, user_agent: str | bytes | None) -> None:
+    def __init__(
+        self, queue_timeout: float, user_agent: str | bytes | None, added: tuple[Added, Added]
+    ) -> None:
         """`user_agent` None: credentials or the like are among the fields of all these requests."""
         self._templates: dict[str, Exchange] = {}  # by scheme, without fields of the caller's
         self._user_agent = user_agent
-        # The names of a caller's fields that have been looked at, as they came: as plain str, and
-        # what is added to those fields.
-        self._added: dict[tuple[Any, ...], tuple[tuple[str, ...], Fields]] = {}
+        self._added = added
         self._queue_timeout = queue_timeout
         self.urls: dict[str, Found] = {}
 
@@ -194,18 +207,19 @@ class Plain:
         """All header fields of a request like `exchange`, with the caller's `headers`."""
         if self._user_agent is None:
             return None
-        names = tuple(headers) if type(headers) is dict else ()
-        known = self._added.get(names)
-        if known is not None:
+        known = self._added[_is_form(exchange)]
+        names: tuple[str, ...] = ()
+        if type(headers) is dict:
             try:
-                values = tuple(map(_PLAIN, headers.values()))
+                names = tuple(map(_PLAIN, headers))
+                added = known.get(names)
+                if added is not None:
+                    values = tuple(map(_PLAIN, headers.values()))
+                    text = "".join(values)
+                    if text.isascii() and text.isprintable():
+                        return (*zip(names, values, strict=True), *added)
             except TypeError:
                 pass  # bytes, which may be in order
-            else:
-                text = "".join(values)
-                if text.isascii() and text.isprintable():
-                    names, added = known
-                    return (*zip(names, values, strict=True), *added)
         try:
             fields = caller_fields(headers)
         except ValueError:
@@ -216,17 +230,21 @@ class Plain:
             return None
         complete = self._complete(fields, lower, self._user_agent, exchange)
         if names and len(lower) <= _LONGEST:
-            if len(self._added) >= _MOST_ADDED:
-                self._added.clear()
-            self._added[names] = tuple([name for name, _ in complete[:own]]), complete[own:]
+            if len(known) >= _MOST_ADDED:
+                known.clear()
+            known[names] = complete[own:]
         return complete
 
     def _complete(
         self, fields: list[tuple[str, str]], names: str, user_agent: str | bytes, exchange: Exchange
     ) -> Fields:
-        profile = exchange.profile
-        is_form = profile.method == "POST" and profile.body != "none"
-        return complete_fields(fields, names, user_agent, profile.decompress, is_form=is_form)
+        return complete_fields(
+            fields,
+            names,
+            user_agent,
+            exchange.profile.decompress,
+            is_form=_is_form(exchange),
+        )
 
     def _find(self, url: str) -> tuple[Exchange, URL] | None:
         try:
