@@ -176,6 +176,7 @@ class HTTPHeaders(MutableMapping[str, str]):
                     # Another thread has been here meanwhile: what it found may have changed since.
                     return _LISTS.__get__(self)
                 except AttributeError:
+                    self._looks = _MOST_LOOKS
                     self._lists = lists
                 self._lines = b""  # last: whoever finds it so finds the fields
                 return lists

@@ -236,7 +236,7 @@ async def test_names_and_values_of_other_kinds_of_str(client: Any) -> None:
                 assert server.requests[-1].get("X-Request-Id") == "1"
         for name in ("x-a", _AnyCase("x-A"), _AnyCase("X-A")):
             await client.fetch(server.url("/"), headers={name: "1"})
-            assert f"\r\n{str(name)!s}: 1\r\n".encode() in server.requests[-1].raw_head
+            assert f"\r\n{name!s}: 1\r\n".encode() in server.requests[-1].raw_head
 
 
 async def test_mappings_of_other_kinds(client: Any) -> None:

@@ -142,18 +142,21 @@ async def test_a_callback_that_ends_another_fetch(curl_client: Any, how: str) ->
 
         return take
 
+    peers: list[Peer] = []
+
     async def handler(peer: Peer) -> None:
         await peer.read_request()
         await peer.send(first)
-        await until(lambda: sum(taken) == 2 * body_of_first)
-        # Both sockets become ready in one turn.
-        await peer.send(bytes(MB))
+        peers.append(peer)
         await peer.closed()
 
     async with ScriptedServer(handler) as server:
         fetches = [
             curl_client.fetch(server.url(), streaming_callback=taker(number)) for number in (0, 1)
         ]
+        await until(lambda: sum(taken) == 2 * body_of_first and len(peers) == 2)
+        # Both sockets become ready in one turn.
+        await asyncio.gather(*[peer.send(bytes(256 * 1024)) for peer in peers])
         await until(lambda: bool(ended))
         await until(lambda: any(fetch.done() for fetch in fetches))
         for _ in range(5):

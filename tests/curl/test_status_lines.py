@@ -7,22 +7,61 @@ from typing import Any
 import pycurl
 import pytest
 
-from whimbrel.httpclient import HTTPProtocolError
+from whimbrel.httpclient import HTTPError, HTTPProtocolError
 from whimbrel.testing.scripted import ScriptedServer, canned, ok
 
+_LINES = [
+    b"HTTP/1.1\t200 404 OK",
+    b"HTTP/1.1\t101 200 OK",
+    b"HTTP/1.1\t304 200 OK",
+    b"HTTP/1.1\t200",
+    b"http/1.1 404 Not Found",
+]
+_FIELDS = b"\r\nContent-Length: 2\r\n\r\nok"
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(
-    "line",
-    [b"HTTP/1.1\t200 404 OK", b"HTTP/1.1\t101 200 OK", b"HTTP/1.1\t304 200 OK", b"HTTP/1.1\t200"],
-)
-async def test_no_tab_before_the_code(curl_client: Any, line: bytes, streamed: bool) -> None:
+
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+@pytest.mark.parametrize("line", _LINES)
+async def test_no_tab_before_the_code(curl_client: Any, line: bytes, before: bytes) -> None:
     """libcurl takes the first number for the code, and who splits at spaces the second."""
-    arguments = {"streaming_callback": lambda chunk: None} if streamed else {}
-    answer = line + b"\r\nContent-Length: 2\r\n\r\nok"
-    async with ScriptedServer(canned(answer)) as server:
+    seen: list[str] = []
+    async with ScriptedServer(canned(before + line + _FIELDS)) as server:
+        for arguments in (
+            {},
+            {"streaming_callback": seen.append},
+            {"header_callback": seen.append},
+        ):
+            with pytest.raises(HTTPProtocolError):
+                await curl_client.fetch(server.url(), **arguments)
         with pytest.raises(HTTPProtocolError):
-            await curl_client.fetch(server.url(), **arguments)
+            async with curl_client.stream(server.url(), raise_error=False):
+                pass
+    assert not seen
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1\t100", b"HTTP/1.1\t100 Continue", b"HTTP/1.1\t103 x"])
+async def test_nor_in_an_interim_response(curl_client: Any, line: bytes) -> None:
+    async with ScriptedServer(canned(line + b"\r\n\r\nHTTP/1.1 200 OK" + _FIELDS)) as server:
+        for arguments in ({}, {"header_callback": lambda line: None}):
+            with pytest.raises(HTTPProtocolError):
+                await curl_client.fetch(server.url(), **arguments)
+
+
+async def test_no_code_in_the_first_field(curl_client: Any) -> None:
+    def prepare(easy: Any) -> None:
+        easy.setopt(pycurl.HTTP200ALIASES, ["ICY"])
+
+    async with ScriptedServer(canned(b"ICY\r\nContent-Length: 404\r\n\r\n" + bytes(404))) as server:
+        with pytest.raises(HTTPProtocolError):
+            await curl_client.fetch(server.url(), prepare_curl_callback=prepare)
+
+
+async def test_a_proxys_answer_to_connect(curl_client: Any) -> None:
+    async with ScriptedServer(canned(b"HTTP/1.1\t407 200 OK\r\n\r\n")) as proxy:
+        with pytest.raises(HTTPError) as caught:
+            await curl_client.fetch("https://a.test/", proxy=proxy.url("").rstrip("/"))
+        assert caught.value.code == 599
+        assert caught.value.proxy_code != 200
 
 
 async def test_another_protocols_name(curl_client: Any) -> None:

@@ -427,6 +427,9 @@ class Transfer:
         status = self._status()
         exchange = self._exchange
         assert exchange is not None
+        if not status:
+            self._error = _garbled(exchange, _NO_STATUS_LINE)
+            return 0
         if 100 <= status < 200:
             self._interim += 1
             self._continued = self._continued or status == 100
@@ -753,7 +756,7 @@ class Transfer:
         block = whole.lower()
         status_line = _STATUS_LINE.match(whole)
         if status_line is None:
-            raise _garbled(exchange, "a malformed status line")
+            raise _garbled(exchange, _NO_STATUS_LINE)
         version, status = status_line.groups()
         if status == b"101":
             # RFC 9110 section 15.2.2: nobody asked for another protocol.
@@ -1096,9 +1099,15 @@ class Transfer:
             # Blocks before the last were interim, or challenges. What follows a block without a
             # status line of its own is a trailer.
             starts = [0]
-            starts += [i + 1 for i in ends if lines[i + 1 : i + 2] and _is_status(lines[i + 1])]
+            starts += [
+                i + 1 for i in ends if lines[i + 1 : i + 2] and lines[i + 1][:5].upper() == b"HTTP/"
+            ]
             start = starts[-1]
-            if sum(lines[i].split(b" ", 2)[1][:1] == b"1" for i in starts[:-1]) > MAX_INTERIM:
+            before = [_status_of(lines[i : i + 1]) for i in starts[:-1]]
+            if 0 in before:
+                assert self._exchange is not None
+                raise _garbled(self._exchange, _NO_STATUS_LINE)
+            if sum(100 <= status < 200 for status in before) > MAX_INTERIM:
                 raise CurlProtocolError(
                     f"more than {MAX_INTERIM} interim responses", stage="response"
                 )
@@ -1238,8 +1247,9 @@ class Transfer:
 
     def _version(self) -> str:
         # getinfo is not allowed in a callback; libcurl writes "HTTP/2 200" for the others.
-        line = self._lines[self._block] if self._block < len(self._lines) else b""
-        return line[5:].split(None, 1)[0].decode("latin-1") if line[:5] == b"HTTP/" else "1.1"
+        found = _STATUS_LINE.match(self._lines[self._block])
+        assert found is not None  # `_on_header` has looked
+        return (found[1] or b"1.0").decode()
 
 
 _CONN_ID = getattr(pycurl, "CONN_ID", 0x600000 + 64)
@@ -1254,13 +1264,11 @@ def _info(easy: pycurl.Curl, number: int) -> int:
     return value if isinstance(value, int) else 0
 
 
-# No tab before the code, which libcurl takes for a space: others see another code behind it. A
-# caller may let libcurl take another protocol's name (HTTP200ALIASES).
-_STATUS_LINE = re.compile(rb"(?:HTTP/([0-9.]+)|[^ \t]+) ([0-9]{3})(?!\S)")
-
-
-def _is_status(line: bytes) -> bool:
-    return line.startswith(b"HTTP/") and len(line.split(b" ", 2)) > 1
+# A tab before the code is refused: libcurl takes it for a space, and who splits at spaces the next
+# number for the code; so is a name in lower case, of which libcurl makes a 200 whatever follows.
+# Another protocol's name is what a caller has let libcurl take (HTTP200ALIASES).
+_STATUS_LINE = re.compile(rb"(?:HTTP/([0-9.]+)|(?!(?i:http/))\S+) ([0-9]{3})(?!\S)")
+_NO_STATUS_LINE = "a malformed status line"
 
 
 def _status_of(lines: list[bytes]) -> int:
