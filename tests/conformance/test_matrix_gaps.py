@@ -78,7 +78,7 @@ REPLIES: dict[str, tuple[bytes, bytes | None] | tuple[bytes, bytes | None, bytes
     "02 2": (_status(b"HTTP/2 200 OK"), REFUSED),
     "02 2.0": (_status(b"HTTP/2.0 200 OK"), REFUSED, b"ok"),
     "02 3.1": (_status(b"HTTP/3.1 200 OK"), REFUSED, b"ok"),
-    "02 lower case": (_status(b"http/1.1 200 OK"), REFUSED, b"ok"),
+    "02 lower case": (_status(b"http/1.1 200 OK"), REFUSED),
     "02 ICY": (_status(b"ICY 200 OK"), REFUSED),
     "03 bare LF": (b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", b"ok"),
     "04 folded": (_fields("A: b\r\n c", "Content-Length: 2"), REFUSED, b"ok"),

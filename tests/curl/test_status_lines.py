@@ -8,13 +8,15 @@ import pycurl
 import pytest
 
 from whimbrel.httpclient import HTTPError, HTTPProtocolError
-from whimbrel.testing.scripted import ScriptedServer, canned, ok
+from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok
 
 _LINES = [
     b"HTTP/1.1\t200 404 OK",
     b"HTTP/1.1\t101 200 OK",
     b"HTTP/1.1\t304 200 OK",
     b"HTTP/1.1\t200",
+    b"HTTP/1.1 101 Switching Protocols",
+    b"HTTP/1.1 000 x",
     b"http/1.1 404 Not Found",
 ]
 _FIELDS = b"\r\nContent-Length: 2\r\n\r\nok"
@@ -22,8 +24,9 @@ _FIELDS = b"\r\nContent-Length: 2\r\n\r\nok"
 
 @pytest.mark.parametrize("before", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
 @pytest.mark.parametrize("line", _LINES)
-async def test_no_tab_before_the_code(curl_client: Any, line: bytes, before: bytes) -> None:
-    """libcurl takes the first number for the code, and who splits at spaces the second."""
+async def test_what_is_no_final_status_line(curl_client: Any, line: bytes, before: bytes) -> None:
+    """With a tab before the code, for one: libcurl takes the first number, and who splits at spaces
+    the second."""
     seen: list[str] = []
     async with ScriptedServer(canned(before + line + _FIELDS)) as server:
         for arguments in (
@@ -39,7 +42,9 @@ async def test_no_tab_before_the_code(curl_client: Any, line: bytes, before: byt
     assert not seen
 
 
-@pytest.mark.parametrize("line", [b"HTTP/1.1\t100", b"HTTP/1.1\t100 Continue", b"HTTP/1.1\t103 x"])
+@pytest.mark.parametrize(
+    "line", [b"HTTP/1.1\t100", b"HTTP/1.1\t100 Continue", b"HTTP/1.1\t103 x", b"http/1.1 103 x"]
+)
 async def test_nor_in_an_interim_response(curl_client: Any, line: bytes) -> None:
     async with ScriptedServer(canned(line + b"\r\n\r\nHTTP/1.1 200 OK" + _FIELDS)) as server:
         for arguments in ({}, {"header_callback": lambda line: None}):
@@ -72,6 +77,59 @@ async def test_another_protocols_name(curl_client: Any) -> None:
             prepare_curl_callback=lambda easy: easy.setopt(pycurl.HTTP200ALIASES, ["ICY 200"]),
         )
         assert (response.code, response.body) == (200, b"ok")
+
+
+_CHALLENGE = b'HTTP/1.1 401 No\r\nWWW-Authenticate: Digest realm="r", nonce="n", qop="auth"\r\n'
+_PLAIN = _CHALLENGE + b"Content-Length: 2\r\n\r\nno"
+_CHUNKED = (
+    _CHALLENGE
+    + b"Transfer-Encoding: chunked\r\nX-Head: first\r\n\r\n2\r\nno\r\n0\r\nX-Trailer: 1\r\n\r\n"
+)
+_DIGEST = {"auth_mode": "digest", "auth_username": "u", "auth_password": "p"}
+
+
+def _challenging(challenge: bytes, answer: bytes) -> Any:
+    async def handler(peer: Peer) -> None:
+        while True:
+            request = await peer.read_request()
+            is_answered = b"nonce" in request.raw_head
+            await peer.send(answer if is_answered else challenge)
+
+    return handler
+
+
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+async def test_trailers_behind_a_challenge(curl_client: Any, before: bytes) -> None:
+    """libcurl passes them on as header lines, without a blank line behind them."""
+    async with ScriptedServer(
+        _challenging(before + _CHUNKED, ok(b"yes", "X-Head: last"))
+    ) as server:
+        for _ in range(2):
+            response = await curl_client.fetch(server.url(), **_DIGEST)
+            assert (response.code, response.body) == (200, b"yes")
+            assert response.headers["X-Head"] == "last"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_another_protocol_behind_a_challenge(curl_client: Any, streamed: bool) -> None:
+    """Which libcurl takes for the final response."""
+    seen: list[bytes] = []
+    arguments = {"streaming_callback": seen.append} if streamed else {}
+    switching = b"HTTP/1.1 101 Switching Protocols" + _FIELDS
+    async with ScriptedServer(_challenging(_PLAIN, switching)) as server:
+        with pytest.raises(HTTPProtocolError):
+            await curl_client.fetch(server.url(), **_DIGEST, **arguments)
+    assert not seen
+
+
+async def test_another_protocols_name_behind_an_interim_response(curl_client: Any) -> None:
+    def prepare(easy: Any) -> None:
+        easy.setopt(pycurl.HTTP200ALIASES, ["ICY 200"])
+
+    answer = b"HTTP/1.1 103 Early Hints\r\n\r\nICY 200 OK" + _FIELDS
+    async with ScriptedServer(canned(answer)) as server:
+        with pytest.raises(HTTPProtocolError):
+            await curl_client.fetch(server.url(), prepare_curl_callback=prepare)
 
 
 async def test_no_head_at_all(curl_client: Any) -> None:

@@ -725,7 +725,11 @@ class Transfer:
         lines = self._lines
         # One block, nearly always: it begins with the status line and ends with the blank one.
         if self._block or lines.count(b"\r\n") + lines.count(b"\n") != 1:
-            lines[:] = self._final_block() or lines
+            final = self._final_block()
+            if final is None:
+                assert self._exchange is not None
+                raise _garbled(self._exchange, _NO_STATUS_LINE)
+            lines[:] = final
         self._block = 0
         self._check_head(lines)
         if self._local is not None and (self._number is None or self._opened):
@@ -761,6 +765,9 @@ class Transfer:
         if status == b"101":
             # RFC 9110 section 15.2.2: nobody asked for another protocol.
             raise _garbled(exchange, "101 Switching Protocols, which was not asked for")
+        if status[:1] == b"1":
+            # libcurl took what came behind it for the head, and we do not know it for one.
+            raise _garbled(exchange, _NO_STATUS_LINE)
         if b"\ntransfer-encoding:" in block and b"\ncontent-length:" in block:
             # RFC 9112 section 6.1: likely an attempt at response splitting.
             raise _garbled(exchange, "both Content-Length and Transfer-Encoding")
@@ -1096,11 +1103,15 @@ class Transfer:
         if self._watching:
             start = self._block  # moved on with each block that was not the last
         else:
-            # Blocks before the last were interim, or challenges. What follows a block without a
-            # status line of its own is a trailer.
-            starts = [0]
+            # Of the last request's blocks those before the last were interim. What follows a block
+            # without a status line of its own is a trailer.
+            starts = [self._block]
             starts += [
-                i + 1 for i in ends if lines[i + 1 : i + 2] and lines[i + 1][:5].upper() == b"HTTP/"
+                i + 1
+                for i in ends
+                if i >= self._block
+                and lines[i + 1 : i + 2]
+                and lines[i + 1][:5].upper() == b"HTTP/"
             ]
             start = starts[-1]
             before = [_status_of(lines[i : i + 1]) for i in starts[:-1]]
