@@ -14,10 +14,7 @@ from typing import Any, NamedTuple
 
 from whimbrel._memory import room_for
 from whimbrel._policy.decoding import ContentDecoder, decoder_for
-from whimbrel._policy.exchange import Exchange
-
-OnData = Callable[[bytes], Awaitable[None] | None]
-"""``Exchange.on_data``."""
+from whimbrel._policy.exchange import Exchange, OnData
 
 LARGE = 256 * 1024
 """A body of so many bytes or more is large: a longer way to take it pays."""

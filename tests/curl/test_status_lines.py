@@ -7,7 +7,7 @@ from typing import Any
 import pycurl
 import pytest
 
-from whimbrel.httpclient import HTTPError, HTTPProtocolError
+from whimbrel.httpclient import HTTPProtocolError
 from whimbrel.testing.scripted import Peer, ScriptedServer, canned, ok
 
 _LINES = [
@@ -59,14 +59,6 @@ async def test_no_code_in_the_first_field(curl_client: Any) -> None:
     async with ScriptedServer(canned(b"ICY\r\nContent-Length: 404\r\n\r\n" + bytes(404))) as server:
         with pytest.raises(HTTPProtocolError):
             await curl_client.fetch(server.url(), prepare_curl_callback=prepare)
-
-
-async def test_a_proxys_answer_to_connect(curl_client: Any) -> None:
-    async with ScriptedServer(canned(b"HTTP/1.1\t407 200 OK\r\n\r\n")) as proxy:
-        with pytest.raises(HTTPError) as caught:
-            await curl_client.fetch("https://a.test/", proxy=proxy.url("").rstrip("/"))
-        assert caught.value.code == 599
-        assert caught.value.proxy_code != 200
 
 
 async def test_another_protocols_name(curl_client: Any) -> None:

@@ -38,10 +38,10 @@ from whimbrel._curl.errors import (
 )
 from whimbrel._curl.options import BUFFER, Plan, field_options, milliseconds, plan
 from whimbrel._curl.room import Room
-from whimbrel._download import LARGE, Download, OnData
+from whimbrel._download import LARGE, Download
 from whimbrel._low_water import MARK, LowWater
 from whimbrel._policy.decoding import DecodingError
-from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange, Profile
+from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange, OnData, Profile
 from whimbrel._policy.fields import Fields
 from whimbrel._send_queue import unacknowledged
 from whimbrel._upload import HIGH_WATER, Upload, upload_of

@@ -110,6 +110,10 @@ def lacks_address(profile: Profile, url: URL) -> bool:
     return ":" in url.host and not profile.allow_ipv6 and profile.proxy is None
 
 
+OnData = Callable[[bytes], Awaitable[None] | None]
+"""What takes the pieces of a body; see `Exchange.on_data`."""
+
+
 class Exchange:
     """One request/response exchange, as a backend's ``fetch_impl`` gets it."""
 
@@ -162,7 +166,7 @@ class Exchange:
     on_head: Callable[[int, str, list[bytes]], bool] | None
     """Called once with code, reason and the raw lines of the final header block, before any
     body; answers whether the body is wanted through `on_data`. None: buffer the body."""
-    on_data: Callable[[bytes], Awaitable[None] | None] | None
+    on_data: OnData | None
     """Called with each piece of decoded body. While the awaitable that it may return is not
     done, the transfer is paused."""
     shared: bool
