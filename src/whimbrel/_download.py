@@ -30,6 +30,7 @@ class Download:
     is fed after it is thrown away.
 
     Attributes:
+        cancelled: nobody wants any more of it.
         limit: the most bytes it may have; 0 is no limit.
         paused: the consumer is not done with what it got; feed nothing until `resume`.
         size: bytes of the body so far, decoded where it is decoded; a `writer` counts none.
@@ -38,7 +39,6 @@ class Download:
     __slots__ = (
         "_blocker",
         "_buffer",
-        "_cancelled",
         "_chunk",
         "_decoder",
         "_failed",
@@ -48,6 +48,7 @@ class Download:
         "_profile",
         "_rest",
         "_resume",
+        "cancelled",
         "limit",
         "paused",
         "size",
@@ -80,7 +81,7 @@ class Download:
         self.size = 0
         self._blocker: asyncio.Future[Any] | None = None
         self._rest: Iterator[bytes] | None = None
-        self._cancelled = False
+        self.cancelled = False
         self.paused = False
 
     # For the backend
@@ -186,7 +187,7 @@ class Download:
 
     def cancel(self) -> None:
         """Drop everything, and cancel what the consumer is doing; nothing more is heard of it."""
-        self._cancelled = True
+        self.cancelled = True
         self._on_data = _ignore  # if the backend was in the middle of feeding
         self.limit = 0
         self._rest = self._decoder = self._buffer = None
@@ -211,7 +212,7 @@ class Download:
                 self._keep(piece)
                 continue
             waiting = self._on_data(piece)
-            if (self._cancelled or waiting is not None) and self.hold(waiting, pieces):
+            if (self.cancelled or waiting is not None) and self.hold(waiting, pieces):
                 return
 
     def _keep(self, piece: bytes) -> None:
@@ -236,7 +237,7 @@ class Download:
     def hold(self, waiting: object, rest: Iterator[bytes] | None = None) -> bool:
         """Deliver `rest` when `waiting` is done, which ``on_data`` answered; False if it is, or
         nothing to wait for."""
-        if self._cancelled:
+        if self.cancelled:
             if asyncio.iscoroutine(waiting):
                 waiting.close()  # cancelled by the callback: it will not be awaited
             return True
@@ -257,7 +258,7 @@ class Download:
                 blocker.add_done_callback(lambda _: waiting.close())
         else:
             return False  # as from file.write
-        if self._cancelled:
+        if self.cancelled:
             blocker.cancel()  # an eager task has begun already, and cancelled its own fetch
             return True
         if blocker.done():

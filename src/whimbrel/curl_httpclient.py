@@ -19,7 +19,8 @@ try:
     from whimbrel._curl.capabilities import CapabilityError
     from whimbrel._curl.driver import Driver
     from whimbrel._curl.errors import CurlError
-    from whimbrel._curl.transfer import Address, Ends, Head, Transfer
+    from whimbrel._curl.heads import Head
+    from whimbrel._curl.transfer import Address, Ends, Transfer
 
     capabilities.check()
 except ImportError:

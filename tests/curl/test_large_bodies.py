@@ -11,7 +11,7 @@ from typing import Any
 import pycurl
 import pytest
 
-from whimbrel._curl.transfer import Transfer
+from whimbrel._curl.large_body import LargeBody
 from whimbrel.httpclient import HTTPError, HTTPLimitError
 from whimbrel.testing.scripted import Peer, ScriptedServer, ok, routes
 
@@ -64,7 +64,8 @@ async def test_nothing_is_remembered_of_one_that_was_given_up(curl_client: Any, 
             raise KeyError(taken)
 
     def low_water() -> Any:
-        return [done.__self__._low_water for done in curl_client._driver._transfers.values()]
+        bodies = [done.__self__._large for done in curl_client._driver._transfers.values()]
+        return [body._low_water for body in bodies if body is not None]
 
     async def handler(peer: Peer) -> None:
         await peer.read_request()
@@ -91,16 +92,16 @@ async def test_a_callback_that_gives_up_is_not_called_again(
 ) -> None:
     """Nor does libcurl go on reading what nobody wants, of which there may be 20 MB."""
     handed_over: list[int] = []
-    on_pieces = Transfer._on_pieces
+    take_pieces = LargeBody._take
 
-    def noting(self: Transfer, on_data: Any) -> Any:
+    def noting(self: LargeBody, on_data: Any) -> Any:
         def noted(chunk: bytes) -> Any:
             handed_over.append(len(chunk))
             return on_data(chunk)
 
-        return on_pieces(self, noted)
+        return take_pieces(self, noted)
 
-    monkeypatch.setattr(Transfer, "_on_pieces", noting)
+    monkeypatch.setattr(LargeBody, "_take", noting)
 
     def take(chunk: bytes) -> None:
         if handed_over and how == "cancel":

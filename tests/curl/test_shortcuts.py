@@ -16,8 +16,8 @@ import pytest
 
 from conftest import open_files
 from whimbrel._curl import driver as driver_module
+from whimbrel._curl import transfer
 from whimbrel._curl.pollers import SHARE
-from whimbrel._curl.transfer import Transfer
 from whimbrel.curl_httpclient import CurlAsyncHTTPClient
 from whimbrel.httpclient import HTTPError
 from whimbrel.testing.scripted import Peer, ScriptedServer, chunked, ok
@@ -320,13 +320,13 @@ async def test_heads_of_several_servers_are_known(
 ) -> None:
     """Each is parsed once, however they take turns, and none is another's."""
     parsed: list[bytes] = []
-    parse = Transfer._parse_head
+    parse = transfer.parse_head
 
-    def counted(transfer: Transfer, whole: bytes, lines: list[bytes]) -> Any:
-        parsed.append(whole)
-        return parse(transfer, whole, lines)
+    def counted(exchange: Any, block: bytes, lines: list[bytes]) -> Any:
+        parsed.append(block)
+        return parse(exchange, block, lines)
 
-    monkeypatch.setattr(Transfer, "_parse_head", counted)
+    monkeypatch.setattr(transfer, "parse_head", counted)
 
     async def handler(peer: Peer) -> None:
         while True:

@@ -83,6 +83,31 @@ class CurlLimitError(HTTPLimitError, CurlError):
     errno = curl_code = pycurl.E_FILESIZE_EXCEEDED
 
 
+# Of what we notice ourselves:
+
+
+def garbled(exchange: Exchange, what: str) -> CurlProtocolError:
+    """Its peer sent what cannot be a response."""
+    return CurlProtocolError(f"{exchange.url.netloc} sent {what}", stage="response")
+
+
+def malformed(exchange: Exchange, error: Exception, stage: str) -> CurlProtocolError:
+    """The same, where a parser or a decoder said so."""
+    failure = CurlProtocolError(f"{exchange.url.netloc}: {error}", stage=stage)
+    failure.__cause__ = error
+    return failure
+
+
+def closed(message: str, retryable: bool) -> CurlStreamClosedError:
+    """The connection ended before the response did."""
+    return CurlStreamClosedError(message, stage="response", retryable=retryable)
+
+
+def too_long(message: str) -> CurlLimitError:
+    """The body passes a limit."""
+    return CurlLimitError(message, stage="body")
+
+
 _Kind = (
     type[CurlTimeoutError]
     | type[CurlResolveError]

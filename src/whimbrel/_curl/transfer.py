@@ -17,34 +17,47 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import re
-import socket
-from collections.abc import Callable, Generator
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pycurl
 
-from whimbrel._curl import capabilities
 from whimbrel._curl.driver import FAILED
 from whimbrel._curl.errors import (
     CurlLimitError,
     CurlProtocolError,
     CurlProxyError,
-    CurlStreamClosedError,
     CurlTimeoutError,
     Facts,
     classify,
+    closed,
+    garbled,
+    malformed,
+    too_long,
 )
-from whimbrel._curl.options import BUFFER, Plan, field_options, milliseconds, plan
+from whimbrel._curl.handle import SMALL_BODY, Callbacks, Handle
+from whimbrel._curl.heads import (
+    BLANK,
+    MAX_INTERIM,
+    NO_STATUS_LINE,
+    Head,
+    block_at,
+    content_length,
+    parse_head,
+    start_of_last_block,
+    status_of,
+    too_many_interim,
+    version_of,
+)
+from whimbrel._curl.large_body import LargeBody
+from whimbrel._curl.options import Plan
 from whimbrel._curl.room import Room
+from whimbrel._curl.stall import Mark, StallWatch
 from whimbrel._download import LARGE, Download
-from whimbrel._low_water import MARK, LowWater
 from whimbrel._policy.decoding import DecodingError
-from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange, OnData, Profile
-from whimbrel._policy.fields import Fields
+from whimbrel._policy.exchange import IDEMPOTENT_METHODS, Exchange
 from whimbrel._send_queue import unacknowledged
-from whimbrel._upload import HIGH_WATER, Upload, upload_of
+from whimbrel._upload import Upload, upload_of
 from whimbrel.httpclient import HTTPError, HTTPResponse
 from whimbrel.httputil import HTTPHeaders
 
@@ -54,15 +67,7 @@ if TYPE_CHECKING:
 MAX_ROUNDS = 5
 """Requests (or CONNECTs) of one exchange: digest with a stale nonce takes three; a server that
 says stale=true for ever would get thousands."""
-_LOOKS = 4  # at the byte counts, in stall_timeout
-_SMALL_BODY = 64 * 1024  # of a request: what an idle handle may keep, and one send takes
-_UPLOAD_BUFFER = 2 * 1024 * 1024  # for a larger one, of which this much is sent at a wake-up
-_ITERATED_BUFFER = 1024 * 1024  # where it comes from an iterable, and may be larger than that
-_DELIVERED_BUFFER = 512 * 1024  # libcurl's, for large bodies that are delivered as they come
 _FULL_PIECE = 16 * 1024  # what libcurl gives at most at once, whatever BUFFERSIZE says
-MAX_INTERIM = 10
-"""Interim (1xx) responses to one request."""
-
 _PROXY_ERROR = 0x200000 + 59  # CURLINFO_PROXY_ERROR; pycurl has no name for it
 _ABORT = getattr(pycurl, "PREREQFUNC_ABORT", 1)
 _SEEK_OK, _SEEK_FAIL = 0, 1
@@ -74,20 +79,10 @@ Ends = tuple[str, str, int, int]
 """Of a connection, as PREREQFUNCTION has them: remote and local host, remote and local port."""
 
 
-class Head(NamedTuple):
-    """A final header block that was found in order."""
-
-    block: bytes
-    code: int
-    version: str
-    content_encoding: str
-
-
 class Transfer:
-    """An easy handle, its callbacks, and the exchange it is on."""
+    """What libcurl calls for an easy handle, and the exchange it is on."""
 
     __slots__ = (
-        "_applied",
         "_begun",
         "_block",
         "_callback",
@@ -95,32 +90,26 @@ class Transfer:
         "_completion",
         "_continued",
         "_deadline",
-        "_direct",
-        "_dirty",
         "_download",
         "_early",
         "_error",
         "_exchange",
-        "_fields",
         "_fresh",
+        "_handle",
         "_head",
         "_head_bytes",
         "_head_done",
         "_head_pending",
-        "_href",
         "_interim",
         "_lane",
-        "_length",
-        "_limits",
+        "_large",
         "_lines",
         "_local",
-        "_low_water",
         "_number",
         "_opened",
         "_owner",
         "_paused",
         "_plan",
-        "_profile",
         "_proxy_code",
         "_proxy_lines",
         "_remote",
@@ -132,30 +121,28 @@ class Transfer:
         "_seen",
         "_stale",
         "_stall",
-        "_stall_marks",
         "_stirred",
         "_upload",
         "_was_paused",
-        "_watching",
-        "_wide",
         "easy",
     )
 
     def __init__(self, owner: CurlAsyncHTTPClient) -> None:
         self._owner = owner
-        self.easy = pycurl.Curl()
         self._lines: list[bytes] = []
+        self._handle = Handle(
+            Callbacks(
+                write=self._on_body,
+                header=self._lines.append,
+                watched_header=self._on_header,
+                prereq=self._on_request,
+                sockopt=self._on_socket,
+                read=self._on_read,
+                seek=self._on_seek,
+            )
+        )
+        self.easy = self._handle.easy
         self._plan: Plan | None = None
-        self._profile: Profile | None = None
-        self._fields: Fields | None = None
-        self._href: str | None = None
-        self._limits: tuple[float, float] | None = None
-        self._watching = False
-        self._dirty = True
-        self._applied: Exchange | None = None
-        # See _expect_much.
-        self._direct = False  # WRITEFUNCTION is the buffer's own, or that of `_on_pieces`
-        self._wide = False  # BUFFERSIZE is not that of all others
         self._exchange: Exchange | None = None
         self._lane = 0
 
@@ -184,12 +171,11 @@ class Transfer:
         self._rounds = 0
         self._seen = 0
         self._stale = self._fresh = False
-        self._stall: asyncio.TimerHandle | None = None
+        self._stall: StallWatch | None = None
         self._error: BaseException | None = None
         self._upload: Upload | None = None
         self._head: Head | None = None
-        self._low_water: LowWater | None = None
-        self._length = 0
+        self._large: LargeBody | None = None
         self._chunk: bytes | None = None
         self._download: Download | None = None
         if exchange.on_head is not None:
@@ -205,14 +191,12 @@ class Transfer:
         self._remote: Address | None = None
         self._local: Address | None = None
         self._number: int | None = None
-        if self._dirty or exchange is not self._applied:
-            try:
-                self._apply(exchange)
-            except pycurl.error as error:
-                raise classify(Facts(error.args[0], error.args[-1], exchange)) from error
+        handle = self._handle
+        if handle.dirty or exchange is not handle.applied:
+            self._apply(exchange)
         if exchange.prepare_curl_callback is not None:
             # Whatever it sets must not be met by another request: see _release.
-            self._dirty = True
+            handle.dirty = True
             self._opened = 1  # or it is not known: SOCKOPTFUNCTION may be the caller's
             exchange.prepare_curl_callback(self.easy)
         self._owner._driver.start(
@@ -222,9 +206,10 @@ class Transfer:
             exchange.prepare_curl_callback is not None,
         )
         assert self._plan is not None
-        if self._plan.stall_timeout:
-            self._stall_marks: list[tuple[float, ...]] = []
-            self._watch_for_stall()
+        if self._plan.stall_timeout and self._callback is not None:
+            self._stall = StallWatch(
+                self._owner._driver_loop, self._plan.stall_timeout, self._progress, self._stalled
+            )
 
     def _make_download(self) -> Download:
         """For a body that is more than one piece as it came."""
@@ -233,91 +218,22 @@ class Transfer:
         self._download = download = Download(
             self._owner._driver_loop,
             exchange,
-            _too_long,
+            too_long,
             self._resume_receiving,
             self._fail_from_loop,
         )
         return download
 
     def _apply(self, exchange: Exchange) -> None:
-        self._applied = None  # until every option is set
-        easy = self.easy
-        setopt = easy.setopt
-        profile = exchange.profile
-        wanted = self._plan if profile is self._profile else plan(profile)
-        assert wanted is not None
-        watching = (
-            wanted.tunnel
-            or exchange.on_head is not None
-            or self._owner.max_header_size is not None
-            or profile.expect_100_continue
-        )
-        # The same object: plan() remembers what it made of a profile.
-        if self._dirty or wanted is not self._plan or watching is not self._watching:
-            easy.reset()
-            self._href = self._limits = self._fields = None
-            self._dirty = True  # until every option is set
-            setopt(pycurl.WRITEFUNCTION, self._on_body)
-            setopt(pycurl.PREREQFUNCTION, self._on_request)
-            setopt(pycurl.SOCKOPTFUNCTION, self._on_socket)
-            setopt(pycurl.HEADERFUNCTION, self._on_header if watching else self._lines.append)
-            for option, value in wanted.options:
-                try:
-                    setopt(option, value)
-                except pycurl.error as error:
-                    if error.args[0] in (pycurl.E_UNKNOWN_OPTION, pycurl.E_NOT_BUILT_IN):
-                        raise capabilities.lacking(_name(option), "8") from error
-                    raise
-            self._plan = wanted
-            self._watching = watching
-            self._dirty = not wanted.lasting
-        self._profile = profile
-        if exchange.fields is not self._fields:
-            for option, value in field_options(profile, exchange.fields):
-                setopt(option, value)
-            self._fields = exchange.fields
-        url = exchange.url
-        if url.href is not self._href:
-            setopt(pycurl.URL, url.href)
-            self._href = url.href
-        if "%" in url.target and profile.auth is None:
-            # libcurl rewrites escapes (%2f, %2e); a target is sent as it was given. Not with
-            # digest, which signs what libcurl made of it.
-            self._dirty = True
-            absolute = profile.proxy is not None and not profile.proxy.is_socks
-            absolute = absolute and url.scheme == "http"
-            option = capabilities.option("REQUEST_TARGET", "7.55.0")
-            setopt(option, url.href if absolute else url.target)
-        limits = (exchange.request_timeout, exchange.connect_timeout)
-        if limits != self._limits:
-            setopt(pycurl.TIMEOUT_MS, milliseconds(limits[0]))
-            setopt(pycurl.CONNECTTIMEOUT_MS, milliseconds(limits[1]))
-            self._limits = limits
-        if profile.body == "bytes":
-            setopt(pycurl.POSTFIELDSIZE_LARGE, len(exchange.body))
-            setopt(pycurl.POSTFIELDS, exchange.body)
-            if len(exchange.body) > _SMALL_BODY:
-                setopt(pycurl.UPLOAD_BUFFERSIZE, _UPLOAD_BUFFER)
-        elif profile.body == "stream":
+        is_watched = exchange.on_head is not None or self._owner.max_header_size is not None
+        try:
+            self._plan = self._handle.apply(exchange, is_watched)
+        except pycurl.error as error:
+            raise classify(Facts(error.args[0], error.args[-1], exchange)) from error
+        if exchange.profile.body == "stream":
             self._upload = upload_of(
                 self._owner._driver_loop, exchange, self._resume_sending, self._fail_from_loop
             )
-            length = exchange.content_length
-            setopt(pycurl.READFUNCTION, self._on_read)
-            buffer = HIGH_WATER if exchange.pieces is None else _ITERATED_BUFFER
-            setopt(pycurl.UPLOAD_BUFFERSIZE, buffer)
-            setopt(pycurl.SEEKFUNCTION, self._on_seek)
-            setopt(pycurl.INFILESIZE_LARGE, -1 if length is None else length)
-        if exchange.connect_to is not None:
-            self._dirty = True
-            host, port = exchange.connect_to
-            target = f"[{host}]" if ":" in host else host
-            setopt(capabilities.option("CONNECT_TO", "7.49.0"), [f"::{target}:{port}"])
-            if exchange.addresses:
-                addresses = ",".join(f"[{a}]" if ":" in a else a for a in exchange.addresses)
-                setopt(capabilities.option("RESOLVE", "7.59.0"), [f"{host}:{port}:{addresses}"])
-        if exchange.shared and not self._dirty:
-            self._applied = exchange  # nothing in it will change
 
     # libcurl's callbacks
 
@@ -378,7 +294,7 @@ class Transfer:
             self._resends += 1
             retryable = exchange.profile.method in IDEMPOTENT_METHODS
             if self._resends > 1 or not retryable:
-                self._error = _closed(
+                self._error = closed(
                     f"{exchange.url.netloc} closed the connection before any response"
                     + ("" if retryable else "; the request may have been carried out"),
                     retryable,
@@ -419,7 +335,7 @@ class Transfer:
                 stage="response",
             )
             return 0
-        if self._begun or line not in (b"\r\n", b"\n"):
+        if self._begun or line not in BLANK:
             return None  # a trailer, or not yet the end of the block
         assert self._plan is not None
         if self._plan.tunnel and (not self._requests or self._opened > self._requests):
@@ -428,17 +344,14 @@ class Transfer:
         exchange = self._exchange
         assert exchange is not None
         if not status:
-            self._error = _garbled(exchange, _NO_STATUS_LINE)
+            self._error = garbled(exchange, NO_STATUS_LINE)
             return 0
         if 100 <= status < 200:
             self._interim += 1
             self._continued = self._continued or status == 100
             self._block = len(lines)
             if self._interim > MAX_INTERIM:
-                self._error = CurlProtocolError(
-                    f"{exchange.url.netloc} sent more than {MAX_INTERIM} interim responses",
-                    stage="response",
-                )
+                self._error = too_many_interim(exchange)
                 return 0
         elif status in (401, 407) and not self._plan.lasting:
             # libcurl may answer the challenge itself; the body, or the end, will tell.
@@ -556,48 +469,6 @@ class Transfer:
             self._error = error
         return 0 if self._error is not None or self._callback is None else None
 
-    def _on_pieces(self, on_data: OnData) -> Generator[int | None, bytes, None]:
-        """WRITEFUNCTION, by its ``send``, of a large body that is taken as it came: what `_on_body`
-        comes to behind the first pieces.
-
-        A generator, for what it needs lies in its own variables: a GB is 61,035 pieces.
-        """
-        download = self._download
-        assert download is not None
-        room = self._room
-        size = download.size
-        most = download.limit or None
-        low_water_ends = None if self._low_water is None else self._length - MARK
-        answer: int | None = None
-        while True:
-            chunk = yield answer
-            answer = None
-            if (
-                self._callback is None  # somebody else's callback has cancelled this one
-                or download.paused
-                or (room is not None and room.left <= 0)
-            ):
-                answer = self._on_body(chunk)
-                continue
-            length = len(chunk)
-            if room is not None:
-                room.left -= length
-            download.size = size = size + length
-            try:
-                if most is not None and size > most:
-                    raise download.too_long()
-                waiting = on_data(chunk)
-                if waiting is not None:
-                    download.hold(waiting)
-                if self._callback is None:
-                    answer = 0
-                elif low_water_ends is not None and size > low_water_ends:
-                    low_water_ends = None
-                    self._end_low_water()
-            except BaseException as error:  # noqa: BLE001 (rule 1)
-                self._error = error
-                answer = 0
-
     def _its_room(self) -> Room | None:
         """Where its body waits for its turn, if it does: a stream of HTTP/2 that is paused is kept
         in memory by libcurl, and a handle that somebody else has as well may be paused by him."""
@@ -647,21 +518,8 @@ class Transfer:
             download.feed(self._chunk)
         download.feed(chunk)
 
-    def _end_low_water(self) -> None:
-        assert self._low_water is not None
-        try:
-            self._low_water.end()
-        except OSError as error:
-            raise self._unreadable(error) from error
-        self._low_water = None
-
     def _expect_much(self) -> None:
-        """Of a large body that is just kept, let C write the rest where it is kept, if there is
-        room for it. Any other is read in larger portions (`_low_water`), and takes the short way of
-        `_on_pieces` unless it has to be decoded.
-
-        libcurl sees to it that no more comes than Content-Length says.
-        """
+        """Of a large body there is a better way to take the rest."""
         exchange, download = self._exchange, self._download
         if exchange is None or self._callback is None or not self._begun or download is None:
             return  # it was over in that turn, and the handle may be on the next
@@ -669,34 +527,19 @@ class Transfer:
             return  # a callback of libcurl's runs the loop
         if exchange.prepare_curl_callback is not None or self._early is not None:
             return  # a caller may let libcurl decode; we have to count
-        length = _content_length(self._lines[: self._block])
+        length = content_length(self._lines[: self._block])
         if length < LARGE or self._error is not None:
             return
-        writer = download.writer(length)
-        if writer is not None:
-            self.easy.setopt(pycurl.WRITEFUNCTION, writer)
-            self._direct = True
-            return
-        fd = self.easy.getinfo(pycurl.ACTIVESOCKET)
-        try:
-            self.easy.setopt(pycurl.BUFFERSIZE, _DELIVERED_BUFFER)
-            self._wide = True
-        except pycurl.error:
-            pass  # before libcurl 8.7 a handle in use refuses it
-        if fd >= 0 and not download.decoded and self._is_plain_text():
-            self._length = length
-            self._low_water = LowWater.where_it_pays(
-                self._owner._driver_loop,
-                partial(_setsockopt, fd),
-                self._rest,
-                lambda error: self._fail_from_loop(self._unreadable(error)),
-            )
-        on_data = download.straight()
-        if on_data is not None:
-            pieces = self._on_pieces(on_data)
-            next(pieces)  # to where it takes the first one
-            self.easy.setopt(pycurl.WRITEFUNCTION, pieces.send)
-            self._direct = True
+        self._large = LargeBody(
+            self._handle,
+            download,
+            length,
+            exchange.url.netloc,
+            self._room,
+            self._on_body,
+            self._fail_from_callback,
+        )
+        self._large.begin(self._owner._driver_loop, self._is_plain_text(), self._fail_from_loop)
 
     def _is_plain_text(self) -> bool:
         """Whether the socket carries HTTP/1.1 for this exchange, and nothing around it."""
@@ -710,15 +553,6 @@ class Transfer:
             and (proxy is None or proxy.scheme != "https")
         )
 
-    def _unreadable(self, error: OSError) -> CurlStreamClosedError:
-        assert self._exchange is not None
-        return _closed(f"{self._exchange.url.netloc}: {error}", retryable=False)
-
-    def _rest(self) -> int:
-        """Bytes of the body that are still to come, of one that is delivered as it comes."""
-        download = self._download
-        return 0 if download is None else self._length - download.size
-
     def _begin_body(self) -> None:
         """The header block is whole: from here on, header lines are trailers."""
         self._begun = True
@@ -728,7 +562,7 @@ class Transfer:
             final = self._final_block()
             if final is None:
                 assert self._exchange is not None
-                raise _garbled(self._exchange, _NO_STATUS_LINE)
+                raise garbled(self._exchange, NO_STATUS_LINE)
             lines[:] = final
         self._block = 0
         self._check_head(lines)
@@ -744,35 +578,17 @@ class Transfer:
     def _check_head(self, lines: list[bytes]) -> None:
         """Look at a whole header block once: what libcurl lets through and we do not, and
         whether the body is encoded."""
+        exchange = self._exchange
+        assert exchange is not None
         block = b"".join(lines)
         known = self._owner._known_heads
         head = known.find(block)
         if head is None:
-            head = self._parse_head(block, lines)
+            head = parse_head(exchange, block, lines)
             known.add(head)
         self._head = head
         if head.content_encoding:
             (self._download or self._make_download()).begin(head.content_encoding)
-
-    def _parse_head(self, whole: bytes, lines: list[bytes]) -> Head:
-        exchange = self._exchange
-        assert exchange is not None
-        block = whole.lower()
-        status_line = _STATUS_LINE.match(whole)
-        if status_line is None:
-            raise _garbled(exchange, _NO_STATUS_LINE)
-        version, status = status_line.groups()
-        if status == b"101":
-            # RFC 9110 section 15.2.2: nobody asked for another protocol.
-            raise _garbled(exchange, "101 Switching Protocols, which was not asked for")
-        if status[:1] == b"1":
-            # libcurl took what came behind it for the head, and we do not know it for one.
-            raise _garbled(exchange, _NO_STATUS_LINE)
-        if b"\ntransfer-encoding:" in block and b"\ncontent-length:" in block:
-            # RFC 9112 section 6.1: likely an attempt at response splitting.
-            raise _garbled(exchange, "both Content-Length and Transfer-Encoding")
-        encoding = _content_encoding(lines) if b"\ncontent-encoding:" in block else ""
-        return Head(whole, int(status), (version or b"1.0").decode(), encoding)
 
     def _on_read(self, size: int) -> bytes | int:
         """READFUNCTION: libcurl wants at most `size` bytes more of the request body."""
@@ -833,15 +649,10 @@ class Transfer:
 
     # Stalls
 
-    def _watch_for_stall(self) -> None:
-        """Look at the byte counts four times in stall_timeout; LOW_SPEED_TIME counts in whole
-        seconds, and only after a while."""
-        exchange = self._exchange
-        if self._callback is None or exchange is None:
-            return
-        download = self._download
-        assert self._plan is not None
-        limit = self._plan.stall_timeout
+    def _progress(self) -> tuple[Mark, bool]:
+        """The byte counts, and whether it is for the peer to send or to take something."""
+        exchange, download = self._exchange, self._download
+        assert exchange is not None
         getinfo = self.easy.getinfo
         in_system = 0
         if self._is_http1(exchange):
@@ -854,18 +665,14 @@ class Transfer:
             getinfo(pycurl.HEADER_SIZE),
             self._requests,
         )
-        marks = self._stall_marks
         waits_for_us = (download is not None and download.paused) or (
             self._upload is not None and self._upload.waiting
         )
-        if not self._requests or waits_for_us or (marks and marks[-1] != mark):
-            marks.clear()
-        marks.append(mark)
-        if len(marks) > _LOOKS:
-            error = classify(self._facts(pycurl.E_OPERATION_TIMEDOUT, "")._replace(stalled=True))
-            self._fail_from_loop(error)
-            return
-        self._stall = self._owner._driver_loop.call_later(limit / _LOOKS, self._watch_for_stall)
+        return mark, bool(self._requests) and not waits_for_us
+
+    def _stalled(self) -> None:
+        error = classify(self._facts(pycurl.E_OPERATION_TIMEDOUT, "")._replace(stalled=True))
+        self._fail_from_loop(error)
 
     def _is_http1(self, exchange: Exchange) -> bool:
         """Whether the connection is this exchange's alone, as far as that is known by now."""
@@ -891,6 +698,10 @@ class Transfer:
             # libcurl's handle knows us until it is collected, a caller's generator it need not.
             self._exchange.pieces = self._exchange.producer = None
 
+    def _fail_from_callback(self, error: BaseException) -> None:
+        """Keep what a callback must not raise; it stops libcurl itself (rule 1)."""
+        self._error = error
+
     def _fail_from_loop(self, error: BaseException) -> None:
         """Abort the exchange because of something outside libcurl."""
         callback = self._callback
@@ -903,17 +714,15 @@ class Transfer:
     def _stop_helpers(self) -> None:
         if self._paused:
             self._end_pause()
-        if self._low_water is not None:
-            # libcurl has closed the socket, or is about to: more of the body was to come.
-            self._low_water.forget()
-            self._low_water = None
+        if self._large is not None:
+            self._large.end()
         if self._upload is not None:
             self._upload.cancel()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
         if self._stall is not None:
-            self._stall.cancel()
+            self._stall.stop()
             self._stall = None
 
     def _done(self, code: int, message: str) -> None:
@@ -961,10 +770,11 @@ class Transfer:
             exchange = self._exchange
             assert exchange is not None
             if exchange.request_timeout:
-                assert self._limits is not None
+                limits = self._handle.limits
+                assert limits is not None
                 spent = self.easy.getinfo(pycurl.TOTAL_TIME)
                 self._deadline = self._owner._driver_loop.call_later(
-                    max(0.0, self._limits[0] - spent),
+                    max(0.0, limits[0] - spent),
                     self._fail_from_loop,
                     CurlTimeoutError(
                         f"Timeout during request to {exchange.url.netloc}", stage="body"
@@ -985,14 +795,14 @@ class Transfer:
         self._fresh = fresh
         self._requests = 0
         self._opened = int(exchange.prepare_curl_callback is not None)
-        self._dirty = True
+        self._handle.dirty = True
         self._lines.clear()
         self._block = self._seen = self._head_bytes = 0
         self._proxy_code = None
         self._proxy_lines = []
         try:
             if self._upload is not None and not self._upload.rewind():
-                self._error = _closed(
+                self._error = closed(
                     f"{exchange.url.netloc} closed the connection before any response;"
                     " the body cannot be had once more",
                     retryable=True,
@@ -1002,10 +812,7 @@ class Transfer:
             if fresh:
                 self.easy.setopt(pycurl.FRESH_CONNECT, 1)
             if exchange.request_timeout:
-                assert self._limits is not None
-                rest = self._limits[0] - self.easy.getinfo(pycurl.TOTAL_TIME)
-                self._limits = max(rest, 0.001), self._limits[1]
-                self.easy.setopt(pycurl.TIMEOUT_MS, milliseconds(self._limits[0]))
+                self._handle.take_off(self.easy.getinfo(pycurl.TOTAL_TIME))
             owner._driver.start(
                 self.easy, self._done, is_shown=exchange.prepare_curl_callback is not None
             )
@@ -1032,15 +839,11 @@ class Transfer:
     def _release(self, code: int) -> None:
         exchange = self._exchange
         assert exchange is not None
-        if len(exchange.body) > _SMALL_BODY:
-            self.easy.reset()  # or the idle handle would hold on to it
-            self._dirty = True
-        if self._direct:
-            self.easy.setopt(pycurl.WRITEFUNCTION, self._on_body)  # for the same reason
-            self._direct = False
-        if self._wide:
-            self.easy.setopt(pycurl.BUFFERSIZE, BUFFER)
-            self._wide = False
+        if len(exchange.body) > SMALL_BODY:
+            self._handle.forget()  # or the idle handle would hold on to it
+        if self._large is not None:
+            self._handle.restore()  # for the same reason
+            self._large = None
         # A handle that served a caller's own options, or that failed, is not worth a risk.
         keep = exchange.prepare_curl_callback is None and (
             not code or code == pycurl.E_OPERATION_TIMEDOUT
@@ -1080,17 +883,17 @@ class Transfer:
         lines = self._final_block()
         if lines is None:
             # libcurl calls it a success when the connection ends inside the header block.
-            raise _closed(
+            raise closed(
                 f"{exchange.url.netloc} closed the connection within the header block",
                 exchange.profile.method in IDEMPOTENT_METHODS,
             )
         self._lines[:] = lines
         self._block = len(lines)
         self._check_head(lines)
-        if _status_of(lines) == 204:
+        if status_of(lines) == 204:
             length = HTTPHeaders.from_lines(lines[1:]).get("Content-Length", "0")
             if length.strip("0"):
-                raise _garbled(exchange, f"204 with Content-Length {length}")
+                raise garbled(exchange, f"204 with Content-Length {length}")
         if exchange.on_head is not None and not self._head_done:
             self._block = 0
             self._deliver_head()
@@ -1098,32 +901,11 @@ class Transfer:
 
     def _final_block(self) -> list[bytes] | None:
         """The last header block, without trailers behind it; None if it has no end."""
-        lines = self._lines
-        ends = [index for index, line in enumerate(lines) if line in (b"\r\n", b"\n")]
-        if self._watching:
-            start = self._block  # moved on with each block that was not the last
-        else:
-            # Of the last request's blocks those before the last were interim. What follows a block
-            # without a status line of its own is a trailer.
-            starts = [self._block]
-            starts += [
-                i + 1
-                for i in ends
-                if i >= self._block
-                and lines[i + 1 : i + 2]
-                and lines[i + 1][:5].upper() == b"HTTP/"
-            ]
-            start = starts[-1]
-            before = [_status_of(lines[i : i + 1]) for i in starts[:-1]]
-            if 0 in before:
-                assert self._exchange is not None
-                raise _garbled(self._exchange, _NO_STATUS_LINE)
-            if sum(100 <= status < 200 for status in before) > MAX_INTERIM:
-                raise CurlProtocolError(
-                    f"more than {MAX_INTERIM} interim responses", stage="response"
-                )
-        end = next((index for index in ends if index >= start), None)
-        return None if end is None else lines[start : end + 1]
+        exchange, lines, start = self._exchange, self._lines, self._block
+        assert exchange is not None
+        if not self._handle.watching:  # else it has moved on with each block that was not the last
+            start = start_of_last_block(exchange, lines, start)
+        return block_at(lines, start)
 
     def _response(self) -> HTTPResponse:
         exchange = self._exchange
@@ -1196,7 +978,7 @@ class Transfer:
         assert exchange is not None
         proxy = exchange.profile.proxy
         if isinstance(error, DecodingError):
-            error = _malformed(exchange, error, "body")
+            error = malformed(exchange, error, "body")
         if isinstance(error, HTTPError) and proxy is not None:
             error.proxy = proxy.url
             if error.proxy_code is None:
@@ -1249,18 +1031,15 @@ class Transfer:
     def _status(self) -> int:
         """The status of the header block that is arriving, or of the last one."""
         lines = self._lines
-        if self._watching:
-            return _status_of(lines[self._block : self._block + 1])
+        if self._handle.watching:
+            return status_of(lines[self._block : self._block + 1])
         for line in reversed(lines):
             if line.startswith(b"HTTP/"):
-                return _status_of([line])
+                return status_of([line])
         return 0
 
     def _version(self) -> str:
-        # getinfo is not allowed in a callback; libcurl writes "HTTP/2 200" for the others.
-        found = _STATUS_LINE.match(self._lines[self._block])
-        assert found is not None  # `_on_header` has looked
-        return (found[1] or b"1.0").decode()
+        return version_of(self._lines[self._block])  # getinfo is not allowed in a callback
 
 
 _CONN_ID = getattr(pycurl, "CONN_ID", 0x600000 + 64)
@@ -1273,65 +1052,3 @@ def _info(easy: pycurl.Curl, number: int) -> int:
     except (pycurl.error, ValueError):
         return 0
     return value if isinstance(value, int) else 0
-
-
-# A tab before the code is refused: libcurl takes it for a space, and who splits at spaces the next
-# number for the code; so is a name in lower case, of which libcurl makes a 200 whatever follows.
-# Another protocol's name is what a caller has let libcurl take (HTTP200ALIASES).
-_STATUS_LINE = re.compile(rb"(?:HTTP/([0-9.]+)|(?!(?i:http/))\S+) ([0-9]{3})(?!\S)")
-_NO_STATUS_LINE = "a malformed status line"
-
-
-def _status_of(lines: list[bytes]) -> int:
-    found = _STATUS_LINE.match(lines[0]) if lines else None
-    return 0 if found is None else int(found[2])
-
-
-def _setsockopt(fd: int, level: int, option: int, value: int) -> None:
-    """Of a socket of libcurl's."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
-    try:
-        sock.setsockopt(level, option, value)
-    finally:
-        sock.detach()
-
-
-def _content_length(lines: list[bytes]) -> int:
-    """0 where it is not given, or not once."""
-    found = [line[15:].strip() for line in lines if line[:15].lower() == b"content-length:"]
-    return int(found[0]) if len(found) == 1 and found[0].isdigit() else 0
-
-
-def _content_encoding(lines: list[bytes]) -> str:
-    found = [
-        line.partition(b":")[2].strip()
-        for line in lines
-        if line[:17].lower() == b"content-encoding:"
-    ]
-    return b", ".join(found).decode("latin-1")
-
-
-def _name(option: int) -> str:
-    """pycurl's name for an option number, for messages."""
-    for name in dir(pycurl):
-        if name.isupper() and getattr(pycurl, name) == option:
-            return name
-    return str(option)
-
-
-def _garbled(exchange: Exchange, what: str) -> CurlProtocolError:
-    return CurlProtocolError(f"{exchange.url.netloc} sent {what}", stage="response")
-
-
-def _too_long(message: str) -> CurlLimitError:
-    return CurlLimitError(message, stage="body")
-
-
-def _closed(message: str, retryable: bool) -> CurlStreamClosedError:
-    return CurlStreamClosedError(message, stage="response", retryable=retryable)
-
-
-def _malformed(exchange: Exchange, error: Exception, stage: str) -> CurlProtocolError:
-    failure = CurlProtocolError(f"{exchange.url.netloc}: {error}", stage=stage)
-    failure.__cause__ = error
-    return failure
