@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from .servers import apache, caddy, certificates, httpbin, nginx, process, socks, squid, tinyproxy
+from .servers import (
+    apache,
+    caddy,
+    certificates,
+    httpbin,
+    kerberos,
+    nginx,
+    process,
+    socks,
+    squid,
+    tinyproxy,
+)
 from .support import Origin
 
 _HERE = Path(__file__).parent
@@ -85,6 +96,31 @@ def squid_basic(scratch: Path, certs: certificates.Certificates) -> Iterator[squ
 @pytest.fixture(scope="session")
 def squid_digest(scratch: Path, certs: certificates.Certificates) -> Iterator[squid.Squid]:
     with squid.serve(scratch / "squid-digest", certs, "digest") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kerberos_realm(scratch: Path) -> Iterator[kerberos.Realm]:
+    with kerberos.serve(scratch / "kerberos") as realm:
+        yield realm
+
+
+@pytest.fixture(scope="session")
+def kerberos_origin(
+    scratch: Path, kerberos_realm: kerberos.Realm, httpbin_server: httpbin.Httpbin
+) -> Iterator[str]:
+    """httpbin, for whoever has a ticket."""
+    with kerberos.apache_front(
+        scratch / "apache-kerberos", kerberos_realm, httpbin_server.port
+    ) as port:
+        yield f"http://localhost:{port}"
+
+
+@pytest.fixture(scope="session")
+def squid_negotiate(
+    scratch: Path, certs: certificates.Certificates, kerberos_realm: kerberos.Realm
+) -> Iterator[squid.Squid]:
+    with squid.serve(scratch / "squid-negotiate", certs, "negotiate", kerberos_realm) as server:
         yield server
 
 

@@ -78,7 +78,8 @@ class Apache:
         return f"http://{HOST}:{self.origin}"
 
 
-def _modules_folder() -> str:
+def modules_folder() -> str:
+    """Where apache keeps its modules."""
     for folder in _MODULE_FOLDERS:
         if Path(folder, "mod_auth_digest.so").exists():
             return folder
@@ -89,7 +90,7 @@ def _modules_folder() -> str:
 def serve(folder: Path) -> Iterator[Apache]:
     """Run apache: ``/digest`` on the origin wants a login, and so does the whole proxy."""
     program = require_program("apache2", "apache2")
-    modules = _modules_folder()
+    modules = modules_folder()
     (folder / "www").mkdir(parents=True)
     (folder / "www" / "open").write_text("apache\n")
     (folder / "www" / "digest").write_text("apache digest\n")

@@ -1,4 +1,4 @@
-"""squid: a forward proxy with Basic or Digest, on a plain and on a TLS port.
+"""squid: a forward proxy with Basic, Digest or Negotiate, on a plain and on a TLS port.
 
 squid 5 may take a wrong password, or refuse the right one, while another login of the same user is
 in flight (seen on raw sockets). So no two passwords of one user are ever sent at once: the tests
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from . import kerberos
 from .apache import ha1
 from .certificates import Certificates
 from .process import HOST, free_ports, require_file, require_program, running
@@ -37,6 +38,11 @@ auth_param basic realm {realm}
 auth_param digest program {helpers}/digest_file_auth -c {folder}/users
 auth_param digest children 5 startup=1
 auth_param digest realm {realm}
+""",
+    "negotiate": """\
+auth_param negotiate program {helpers}/negotiate_kerberos_auth -k {keytab} -s HTTP/localhost@{realm}
+auth_param negotiate children 5 startup=1
+auth_param negotiate keep_alive on
 """,
 }
 _CONFIG = """\
@@ -74,9 +80,12 @@ class Squid:
 
 @contextmanager
 def serve(
-    folder: Path, certificates: Certificates, auth: Literal["basic", "digest"]
+    folder: Path,
+    certificates: Certificates,
+    auth: Literal["basic", "digest", "negotiate"],
+    realm: kerberos.Realm | None = None,
 ) -> Iterator[Squid]:
-    """Run squid with one authentication scheme."""
+    """Run squid with one authentication scheme; for "negotiate" in a `realm` of Kerberos."""
     program = require_program("squid", "squid")
     require_file(f"{_HELPERS}/digest_file_auth", "squid's login helpers", "squid")
     folder.mkdir()
@@ -93,12 +102,18 @@ def serve(
             tls=tls,
             certificate=certificates.server.certificate,
             key=certificates.server.key,
-            auth=_AUTH[auth].format(helpers=_HELPERS, folder=folder, realm=REALM),
+            auth=_AUTH[auth].format(
+                helpers=_HELPERS,
+                folder=folder,
+                realm=REALM if realm is None else kerberos.REALM,
+                keytab=None if realm is None else realm.keytab,
+            ),
         )
     )
     # The name keeps the shared memory of two squids apart.
     argv = [program, "-N", "-f", str(config), "-n", f"whimbrel{plain}"]
-    with running(argv, folder=folder, ports=[plain, tls]):
+    environment = None if realm is None else realm.server_environment
+    with running(argv, folder=folder, ports=[plain, tls], env=environment):
         yield Squid(plain, tls, folder / "access.log")
 
 
