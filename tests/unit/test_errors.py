@@ -44,6 +44,7 @@ LOOKED_UP = {"namelookup": 0.1}
 CONNECTED = {**LOOKED_UP, "connect": 0.2}
 SHAKEN = {**CONNECTED, "appconnect": 0.3}
 REQUESTED = {**SHAKEN, "requested": 1}
+RECONNECTING = {**CONNECTED, "requested": 1, "reconnecting": True}
 
 
 class Case(NamedTuple):
@@ -620,6 +621,37 @@ CASES = [
         {**CONNECTED, "proxy_error": 99},
         HTTP,
         SOCKS,
+    ),
+    # A further request, which was still to be sent: a challenge came to the one before.
+    Case(
+        "E_GOT_NOTHING",
+        HTTPStreamClosedError,
+        "tls",
+        SAFE,
+        "h.example closed the connection without a response",
+        RECONNECTING,
+        HTTPS,
+    ),
+    Case(
+        "E_SEND_ERROR",
+        HTTPStreamClosedError,
+        "tls",
+        UNSAFE,
+        "the connection broke while the request was sent",
+        RECONNECTING,
+        HTTPS,
+        POST,
+    ),
+    Case(FAILED, HTTPConnectError, "tls", SAFE, "", RECONNECTING, HTTPS),
+    Case(
+        "E_RECV_ERROR",
+        HTTPProxyError,
+        "tunnel",
+        SAFE,
+        "proxy http://p.example:1 broke the connection while it was to make a tunnel",
+        RECONNECTING,
+        HTTPS,
+        PROXY,
     ),
 ]
 

@@ -129,6 +129,8 @@ class Facts(NamedTuple):
     exchange: Exchange
     requested: int = 0
     """How often a request was begun on a connection (PREREQFUNCTION)."""
+    reconnecting: bool = False
+    """Whether a further one was to be sent, on a connection that did not stand yet."""
     head: bool = False
     """Whether the final header block had arrived."""
     body: bool = False
@@ -344,7 +346,7 @@ def _proxy_failure(facts: Facts) -> HTTPError | None:
             stage="proxy-auth" if refused else "tunnel",
             retryable=not refused,
         )
-    if facts.requested:
+    if _is_sent(facts):
         return None
     status = facts.connect_code
     if status and status // 100 != 2:
@@ -381,7 +383,7 @@ def _timeout(facts: Facts) -> HTTPError:
     exchange = facts.exchange
     profile = exchange.profile
     proxy = profile.proxy
-    if facts.requested:
+    if _is_sent(facts):
         if facts.stalled:
             text = f"Stalled: not a byte for {profile.stall_timeout:g} seconds"
         else:
@@ -421,7 +423,7 @@ def _without_an_errno(facts: Facts) -> Row:
 
 
 def _stage(row: Row, facts: Facts) -> str:
-    if row.stage in ("", "send", "response", "body") and not facts.requested:
+    if row.stage in ("", "send", "response", "body") and not _is_sent(facts):
         return _phase(facts)  # nothing was sent yet, whatever libcurl calls it
     return row.stage or _phase(facts)
 
@@ -430,7 +432,7 @@ def _phase(facts: Facts) -> str:
     """The stage a transfer was in."""
     if facts.head or facts.body:
         return "body"
-    if facts.requested:
+    if _is_sent(facts):
         return "send" if facts.uploading else "response"
     if facts.exchange.profile.proxy is not None:
         return "tunnel" if facts.connect else "proxy-connect"
@@ -441,6 +443,11 @@ def _phase(facts: Facts) -> str:
     if not facts.connect or (profile.http_version or "").startswith("3"):
         return "connect"
     return "tls" if profile.scheme == "https" else "connect"
+
+
+def _is_sent(facts: Facts) -> bool:
+    """Whether it was the origin's turn, and not still a matter of reaching it."""
+    return facts.requested > 0 and not facts.reconnecting
 
 
 def _safe(facts: Facts) -> bool:

@@ -10,12 +10,15 @@ from typing import NamedTuple
 
 from whimbrel._curl.errors import CurlProtocolError, garbled
 from whimbrel._policy.exchange import Exchange
+from whimbrel.httputil import HTTPHeaders
 
 MAX_INTERIM = 10
 """Interim (1xx) responses to one request."""
 BLANK = (b"\r\n", b"\n")
 """The lines at which a block ends."""
 NO_STATUS_LINE = "a malformed status line"
+SWITCHING = "101 Switching Protocols, which was not asked for"
+"""RFC 9110 section 15.2.2."""
 
 # A tab before the code is refused: libcurl takes it for a space, and who splits at spaces the next
 # number for the code; so is a name in lower case, of which libcurl makes a 200 whatever follows.
@@ -38,12 +41,6 @@ def status_of(lines: list[bytes]) -> int:
     return 0 if found is None else int(found[2])
 
 
-def version_of(status_line: bytes) -> str:
-    """What is spoken: "1.0", "1.1", "2" (libcurl writes ``HTTP/2 200`` for the others) or "3"."""
-    found = _STATUS_LINE.match(status_line)
-    return "1.0" if found is None or found[1] is None else found[1].decode()
-
-
 def parse_head(exchange: Exchange, block: bytes, lines: list[bytes]) -> Head:
     """Look at a whole header block; `lines` are those of `block`.
 
@@ -54,8 +51,7 @@ def parse_head(exchange: Exchange, block: bytes, lines: list[bytes]) -> Head:
         raise garbled(exchange, NO_STATUS_LINE)
     version, status = found.groups()
     if status == b"101":
-        # RFC 9110 section 15.2.2: nobody asked for another protocol.
-        raise garbled(exchange, "101 Switching Protocols, which was not asked for")
+        raise garbled(exchange, SWITCHING)
     if status[:1] == b"1":
         # libcurl took what came behind it for the head, and we do not know it for one.
         raise garbled(exchange, NO_STATUS_LINE)
@@ -63,6 +59,10 @@ def parse_head(exchange: Exchange, block: bytes, lines: list[bytes]) -> Head:
     if b"\ntransfer-encoding:" in lower and b"\ncontent-length:" in lower:
         # RFC 9112 section 6.1: likely an attempt at response splitting.
         raise garbled(exchange, "both Content-Length and Transfer-Encoding")
+    if status == b"204" and b"\ncontent-length:" in lower:
+        length = HTTPHeaders.from_lines(lines[1:]).get("Content-Length", "0")
+        if length.strip("0"):
+            raise garbled(exchange, f"204 with Content-Length {length}")
     encoding = _content_encoding(lines) if b"\ncontent-encoding:" in lower else ""
     return Head(block, int(status), (version or b"1.0").decode(), encoding)
 
@@ -77,7 +77,7 @@ def start_of_last_block(exchange: Exchange, lines: list[bytes], start: int) -> i
     starts += [
         index + 1
         for index, line in enumerate(lines[:-1])
-        if index >= start and line in BLANK and lines[index + 1][:5].upper() == b"HTTP/"
+        if index >= start and line in BLANK and lines[index + 1][:5] == b"HTTP/"
     ]
     interim = [status_of(lines[index : index + 1]) for index in starts[:-1]]
     if 0 in interim:
@@ -85,6 +85,18 @@ def start_of_last_block(exchange: Exchange, lines: list[bytes], start: int) -> i
     if sum(100 <= status < 200 for status in interim) > MAX_INTERIM:
         raise too_many_interim(exchange)
     return starts[-1]
+
+
+def start_of_answer(lines: list[bytes], start: int) -> int:
+    """Where the block begins that the last of `lines` ends, an answer to CONNECT; not before
+    `start`, where it begins if there is no status line.
+
+    Trailers of an answer before it lie in front of its status line, without a blank line between.
+    """
+    for index in range(len(lines) - 1, start, -1):
+        if lines[index][:5] == b"HTTP/":
+            return index
+    return start
 
 
 def block_at(lines: list[bytes], start: int) -> list[bytes] | None:

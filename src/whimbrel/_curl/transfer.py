@@ -40,14 +40,15 @@ from whimbrel._curl.heads import (
     BLANK,
     MAX_INTERIM,
     NO_STATUS_LINE,
+    SWITCHING,
     Head,
     block_at,
     content_length,
     parse_head,
+    start_of_answer,
     start_of_last_block,
     status_of,
     too_many_interim,
-    version_of,
 )
 from whimbrel._curl.large_body import LargeBody
 from whimbrel._curl.options import Plan
@@ -240,6 +241,7 @@ class Transfer:
     def _on_socket(self, fd: int, purpose: int) -> int:
         """SOCKOPTFUNCTION: a socket was made for this transfer."""
         self._opened = self._requests + 1
+        self._proxy_code = None  # what it said on a connection before
         self._owner._driver.opened(fd, self.easy)
         return 0
 
@@ -280,6 +282,11 @@ class Transfer:
         if len(self._lines) > self._seen:
             # An answer came: this is the next round of an authentication.
             self._head_pending = False
+            try:
+                self._check_answered()
+            except CurlProtocolError as error:
+                self._error = error
+                return _ABORT
             if exchange.profile.expect_100_continue and self._status() == 417:
                 # libcurl would send the body that the server has just refused to read.
                 self._stale = False
@@ -308,7 +315,19 @@ class Transfer:
             self._stale = True
             return _ABORT
         self._block = self._seen = len(self._lines)
+        self._interim = 0
+        self._continued = False
         return 0
+
+    def _check_answered(self) -> None:
+        """Look at the head of a challenge that libcurl answers of its own accord: whoever got its
+        end wrong takes the rest of it for the answer to the next request."""
+        exchange = self._exchange
+        assert exchange is not None
+        block = self._final_block()
+        if block is None:
+            raise garbled(exchange, NO_STATUS_LINE)
+        parse_head(exchange, b"".join(block), block)
 
     def _begin_upload(self, upload: Upload) -> int:
         """Of a body that is to be empty libcurl asks nothing: whether it is, we have to ask."""
@@ -335,8 +354,11 @@ class Transfer:
                 stage="response",
             )
             return 0
-        if self._begun or line not in BLANK:
-            return None  # a trailer, or not yet the end of the block
+        if line not in BLANK:
+            return None
+        self._head_bytes = 0
+        if self._begun:
+            return None  # behind trailers
         assert self._plan is not None
         if self._plan.tunnel and (not self._requests or self._opened > self._requests):
             return self._end_answer_to_connect()
@@ -345,6 +367,9 @@ class Transfer:
         assert exchange is not None
         if not status:
             self._error = garbled(exchange, NO_STATUS_LINE)
+            return 0
+        if status == 101:
+            self._error = garbled(exchange, SWITCHING)  # libcurl would wait on
             return 0
         if 100 <= status < 200:
             self._interim += 1
@@ -366,18 +391,14 @@ class Transfer:
     def _end_answer_to_connect(self) -> int | None:
         """A proxy's header block is whole; it may be that of a second tunnel."""
         lines = self._lines
-        if self._requests:
-            begun = len(lines) - 1
-            while begun and lines[begun - 1] not in (b"\r\n", b"\n", b""):
-                begun -= 1
-            if begun <= self._seen:
-                # No answer came through the first one, and this is none.
-                self._seen = len(lines)
-                self._head_bytes = sum(map(len, lines[begun:]))
-            self._block = begun
-        self._proxy_code = status = self._status()
-        self._proxy_lines = lines[self._block :]
-        self._block = len(lines)
+        begun = start_of_answer(lines, self._block)
+        self._proxy_code = status = status_of(lines[begun:])
+        self._proxy_lines = lines[begun:]
+        if not self._requests:
+            self._block = len(lines)
+        elif begun <= self._seen:
+            # No answer came through the first one, and this is none.
+            self._block = self._seen = len(lines)
         if status == 407:
             self._rounds += 1
             if self._rounds >= MAX_ROUNDS:
@@ -416,8 +437,10 @@ class Transfer:
         assert exchange is not None
         assert exchange.on_head is not None
         assert self._download is not None
+        block = self._lines[self._block :]
         try:
-            wanted = exchange.on_head(self._status(), self._version(), self._lines[self._block :])
+            head = self._look_at(block)
+            wanted = exchange.on_head(head.code, head.version, block)
         except BaseException as error:  # noqa: BLE001 (rule 1)
             self._error = error
             return 0
@@ -565,19 +588,20 @@ class Transfer:
                 raise garbled(self._exchange, NO_STATUS_LINE)
             lines[:] = final
         self._block = 0
-        self._check_head(lines)
+        self._head = head = self._look_at(lines)
+        if head.content_encoding:
+            (self._download or self._make_download()).begin(head.content_encoding)
         if self._local is not None and (self._number is None or self._opened):
             # Not with the response alone: its consumer may hold it while the connection idles.
-            assert self._head is not None
-            self._owner._note_version(self._local, self._head.version)
+            self._owner._note_version(self._local, head.version)
         self._room = self._its_room()
         # A copy is cheap, and trailers are to stay out of the headers.
         self._lines.append(b"")
         self._block = len(self._lines) - 1
 
-    def _check_head(self, lines: list[bytes]) -> None:
-        """Look at a whole header block once: what libcurl lets through and we do not, and
-        whether the body is encoded."""
+    def _look_at(self, lines: list[bytes]) -> Head:
+        """A whole header block that was found in order; what libcurl lets through and we do not
+        raises CurlProtocolError."""
         exchange = self._exchange
         assert exchange is not None
         block = b"".join(lines)
@@ -586,9 +610,7 @@ class Transfer:
         if head is None:
             head = parse_head(exchange, block, lines)
             known.add(head)
-        self._head = head
-        if head.content_encoding:
-            (self._download or self._make_download()).begin(head.content_encoding)
+        return head
 
     def _on_read(self, size: int) -> bytes | int:
         """READFUNCTION: libcurl wants at most `size` bytes more of the request body."""
@@ -797,7 +819,8 @@ class Transfer:
         self._opened = int(exchange.prepare_curl_callback is not None)
         self._handle.dirty = True
         self._lines.clear()
-        self._block = self._seen = self._head_bytes = 0
+        self._block = self._seen = self._head_bytes = self._interim = 0
+        self._continued = False
         self._proxy_code = None
         self._proxy_lines = []
         try:
@@ -863,6 +886,9 @@ class Transfer:
         assert exchange is not None
         if self._error is not None:
             return self._failure(self._error)
+        if code and self._status() == 101:
+            # libcurl waited for whatever comes behind it.
+            return self._failure(garbled(exchange, SWITCHING))
         if code:
             return self._failure(classify(self._facts(code, message)))
         try:
@@ -889,11 +915,7 @@ class Transfer:
             )
         self._lines[:] = lines
         self._block = len(lines)
-        self._check_head(lines)
-        if status_of(lines) == 204:
-            length = HTTPHeaders.from_lines(lines[1:]).get("Content-Length", "0")
-            if length.strip("0"):
-                raise garbled(exchange, f"204 with Content-Length {length}")
+        self._head = self._look_at(lines)
         if exchange.on_head is not None and not self._head_done:
             self._block = 0
             self._deliver_head()
@@ -989,14 +1011,14 @@ class Transfer:
         exchange = self._exchange
         assert exchange is not None
         getinfo = self.easy.getinfo
+        reconnecting = 0 < self._requests < self._opened
         return Facts(
             code,
             message,
             exchange,
             requested=self._requests,
-            head=bool(self._requests)
-            and len(self._lines) > self._seen
-            and self._lines[-1] in (b"", b"\r\n", b"\n"),
+            reconnecting=reconnecting,
+            head=self._begun or self._has_final_head(),
             head_bytes=sum(map(len, self._lines)),
             head_lines=len(self._lines),
             body=self._begun,
@@ -1008,10 +1030,18 @@ class Transfer:
             appconnect=getinfo(pycurl.APPCONNECT_TIME),
             total=getinfo(pycurl.TOTAL_TIME),
             os_errno=getinfo(pycurl.OS_ERRNO),
-            connect_code=getinfo(pycurl.HTTP_CONNECTCODE) or (self._proxy_code or 0),
+            # libcurl's may be that of the connection before.
+            connect_code=(0 if reconnecting else getinfo(pycurl.HTTP_CONNECTCODE))
+            or (self._proxy_code or 0),
             proxy_error=_info(self.easy, _PROXY_ERROR),
             proxy_verify=_info(self.easy, getattr(pycurl, "PROXY_SSL_VERIFYRESULT", 0)),
         )
+
+    def _has_final_head(self) -> bool:
+        """Whether the last lines are a header block, and not that of an interim response."""
+        lines = self._lines
+        came = self._requests > 0 and len(lines) > self._seen and lines[-1] in BLANK
+        return came and self._status() >= 200
 
     def _too_many_rounds(self, status: int) -> HTTPError:
         exchange = self._exchange
@@ -1037,9 +1067,6 @@ class Transfer:
             if line.startswith(b"HTTP/"):
                 return status_of([line])
         return 0
-
-    def _version(self) -> str:
-        return version_of(self._lines[self._block])  # getinfo is not allowed in a callback
 
 
 _CONN_ID = getattr(pycurl, "CONN_ID", 0x600000 + 64)
