@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from whimbrel.httpclient import HTTPProtocolError, HTTPProxyError, HTTPTimeoutError, HTTPTLSError
+from whimbrel.httpclient import (
+    HTTPProtocolError,
+    HTTPProxyError,
+    HTTPStreamClosedError,
+    HTTPTimeoutError,
+    HTTPTLSError,
+)
 from whimbrel.testing.scripted import Handler, Peer, ScriptedServer, canned, ok, reply
 
 from .support import challenge, error_of
@@ -317,6 +323,78 @@ async def test_a_tunnel_that_is_made_again(
             error = await error_of(fetch)
             assert isinstance(error, HTTPProxyError)
             assert (error.stage, error.proxy_code) == ("tunnel", 502)
+
+
+@each_way
+@pytest.mark.parametrize("second", ["200 Connected", "502 Bad"])
+async def test_a_kept_tunnel_that_was_closed(
+    client: Any, certificates: Any, origin_context: Any, way: str, second: str
+) -> None:
+    """The request goes through another one, and what the proxy said of that is told."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_head()
+        number = len(proxy.connections)
+        if number == 2 and second != "200 Connected":
+            await peer.send(reply(second, b"no"))
+            return
+        await peer.start_tls(
+            origin_context, f"HTTP/1.1 200 Connected\r\nX-Proxy: {number}\r\n\r\n".encode()
+        )
+        await peer.read_request()
+        await peer.send(EARLY + ok(b"yes", f"X-Origin: {number}"))
+        if number == 1:
+            await peer.read_request()  # and closes
+        else:
+            await peer.closed()
+
+    async with ScriptedServer(handler) as proxy:
+        options = {"proxy": proxy.url(), "ca_certs": certificates.ca_file}
+        for number in ("1", "2"):
+            fetch = client.fetch("https://origin.test/", **options, **WAYS[way]())
+            if number == "2" and second != "200 Connected":
+                error = await error_of(fetch)
+                assert isinstance(error, HTTPProxyError)
+                assert (error.stage, error.proxy_code) == ("tunnel", 502)
+                continue
+            response = await fetch
+            assert (response.code, response.proxy_code) == (200, 200)
+            assert dict(response.proxy_headers) == {"X-Proxy": number}
+            assert dict(response.headers) == {"X-Origin": number, "Content-Length": "3"}
+
+
+@each_way
+async def test_a_post_through_a_kept_tunnel_that_was_closed(
+    client: Any, certificates: Any, origin_context: Any, way: str
+) -> None:
+    """RFC 9110 section 9.2.2: the answer to CONNECT is none to the request, which may have been
+    carried out."""
+    inside = 0
+
+    async def handler(peer: Peer) -> None:
+        nonlocal inside
+        await peer.read_head()
+        await peer.start_tls(origin_context, CONNECTED)
+        while True:
+            await peer.read_request()
+            inside += 1
+            if inside > 1:
+                return
+            await peer.send(ok(b"yes"))
+
+    async with ScriptedServer(handler) as proxy:
+        options = {
+            "method": "POST",
+            "body": b"x",
+            "proxy": proxy.url(),
+            "ca_certs": certificates.ca_file,
+            **WAYS[way](),
+        }
+        assert (await client.fetch("https://origin.test/", **options)).code == 200
+        error = await error_of(client.fetch("https://origin.test/", **options))
+        assert isinstance(error, HTTPStreamClosedError)
+        assert not error.retryable
+        assert inside == 2
 
 
 @pytest.mark.parametrize("timeout", ["connect_timeout", "request_timeout"])

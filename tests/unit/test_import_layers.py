@@ -110,7 +110,7 @@ LAYERS: dict[str, set[str]] = {
     "whimbrel._curl.tls": {CAPABILITIES, "whimbrel._curl", POLICY},
     "whimbrel._curl.options": {CAPABILITIES, "whimbrel._curl", "whimbrel._curl.tls", POLICY},
     "whimbrel._curl.errors": {"whimbrel._curl.driver", POLICY, CONTRACT},
-    "whimbrel._curl.heads": {"whimbrel._curl.errors", POLICY},
+    "whimbrel._curl.heads": {"whimbrel._curl.errors", POLICY, HTTPUTIL},
     "whimbrel._curl.handle": {
         CAPABILITIES,
         "whimbrel._curl",

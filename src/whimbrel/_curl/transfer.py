@@ -255,6 +255,9 @@ class Transfer:
         else:
             remote, local, remote_port, local_port = ends
             number, address, peer = None, (local, local_port), (remote, remote_port)
+        assert self._plan is not None
+        if self._plan.tunnel and self._opened > self._requests and not self._handle.watching:
+            self._take_answer_to_connect()
         if self._requests:
             return self._on_further_request(number, address, peer)
         self._requests = 1
@@ -387,6 +390,16 @@ class Transfer:
             if exchange.on_head is not None:
                 return self._deliver_head()
         return None
+
+    def _take_answer_to_connect(self) -> None:
+        """Of a tunnel whose header lines nobody watches: put the last of them aside, which are not
+        the origin's."""
+        lines = self._lines
+        begun = start_of_answer(lines, self._seen)
+        if begun < len(lines):
+            self._proxy_lines = lines[begun:]
+            self._proxy_code = status_of(self._proxy_lines)
+            del lines[begun:]
 
     def _end_answer_to_connect(self) -> int | None:
         """A proxy's header block is whole; it may be that of a second tunnel."""
@@ -991,7 +1004,7 @@ class Transfer:
             else:
                 self._owner._remember_tunnel(connection, self._proxy_code, self._proxy_lines)
             response.proxy_code = self._proxy_code
-            response.proxy_headers = HTTPHeaders.from_lines(self._proxy_lines[1:])
+            response._proxy_lines = self._proxy_lines
         elif response.code == 407:
             response.proxy_code = 407
 
@@ -1011,7 +1024,10 @@ class Transfer:
         exchange = self._exchange
         assert exchange is not None
         getinfo = self.easy.getinfo
+        plan = self._plan
         reconnecting = 0 < self._requests < self._opened
+        if reconnecting and plan is not None and plan.tunnel and not self._handle.watching:
+            self._take_answer_to_connect()
         return Facts(
             code,
             message,

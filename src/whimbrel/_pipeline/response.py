@@ -42,6 +42,7 @@ class HTTPResponse:
         "_block",
         "_decoded",
         "_lines",
+        "_proxy_lines",
         "_times",
         "body",
         "buffer",
@@ -71,6 +72,7 @@ class HTTPResponse:
     _block: bytes
     _decoded: bool
     _lines: Sequence[bytes]
+    _proxy_lines: Sequence[bytes] | None
     _times: tuple[float, ...] | None
 
     request: HTTPRequest
@@ -160,6 +162,10 @@ class HTTPResponse:
                     del headers["Content-Length"]
         return headers
 
+    def _parse_proxy_headers(self) -> HTTPHeaders | None:
+        lines = self._proxy_lines
+        return None if lines is None else HTTPHeaders.from_lines(lines[1:])
+
     def _find_body(self) -> bytes:
         try:
             buffer = _BUFFER.__get__(self)
@@ -241,6 +247,7 @@ _TIMINGS = ("namelookup", "connect", "appconnect", "pretransfer", "starttransfer
 _DEFAULTS: dict[str, Any] = {
     "_block": b"",
     "_decoded": False,
+    "_proxy_lines": None,
     "_times": None,
     "connection_id": None,
     "error": None,
@@ -249,7 +256,6 @@ _DEFAULTS: dict[str, Any] = {
     "local_address": None,
     "proxy": None,
     "proxy_code": None,
-    "proxy_headers": None,
     "queue_time": 0.0,
     "redirect_time": 0.0,
     "remote_address": None,
@@ -264,6 +270,7 @@ _ON_DEMAND: dict[str, Callable[[HTTPResponse], Any]] = {
     "body": HTTPResponse._find_body,
     "buffer": lambda response: BytesIO(response.body),
     "headers": HTTPResponse._parse_headers,
+    "proxy_headers": HTTPResponse._parse_proxy_headers,
     "reason": HTTPResponse._find_reason,
     "request": HTTPResponse._make_request,
     "time_info": HTTPResponse._name_times,

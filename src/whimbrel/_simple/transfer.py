@@ -41,7 +41,6 @@ from whimbrel._simple.pool import Connection
 from whimbrel._simple.route import Progress
 from whimbrel._simple.tls import refuses_client, tls_error
 from whimbrel.httpclient import HTTPError, HTTPResponse
-from whimbrel.httputil import HTTPHeaders
 from whimbrel.iostream import StreamClosedError
 
 if TYPE_CHECKING:
@@ -721,7 +720,7 @@ class Transfer:
     def _add_answer_of_proxy(self, response: HTTPResponse, connection: Connection) -> None:
         if self._bucket.route.is_tunnel:
             response.proxy_code = connection.proxy_code
-            response.proxy_headers = HTTPHeaders.from_lines(connection.proxy_lines[1:])
+            response._proxy_lines = connection.proxy_lines
         elif response.code == 407:
             response.proxy_code = 407
 
