@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import os
 import select
@@ -272,6 +273,55 @@ async def test_a_cancelled_handle_is_not_kept(client: Any) -> None:
         await client.fetch(server.url("/"), header_callback=header)
         await until(lambda: not client._driver._deferred)
         assert not client._driver._shown
+
+
+@pytest.mark.parametrize("end", ["cancelled", "cancelled in a large body", "failed", "prepared"])
+async def test_a_handle_that_is_closed_is_gone(client: Any, end: str) -> None:
+    """At once, with what it was to send: nothing waits for the collector."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_request()
+        if end == "prepared":
+            await peer.send(ok())
+        elif end == "cancelled in a large body":
+            await peer.send(ok(bytes(8_000_000))[:4_000_000])
+        if end == "failed":
+            peer.reset()
+        else:
+            await peer.closed()
+
+    def there() -> int:
+        return sum(type(found) is transfer.Transfer for found in gc.get_objects())
+
+    taken = 0
+
+    def take(chunk: bytes) -> None:
+        nonlocal taken
+        taken += len(chunk)
+
+    gc.collect()
+    before = there()
+    gc.disable()
+    try:
+        async with ScriptedServer(handler) as server:
+            arguments: dict[str, Any] = {"method": "POST", "body": b"x"}
+            if end == "prepared":
+                arguments["prepare_curl_callback"] = lambda easy: None
+            if end == "cancelled in a large body":
+                arguments["streaming_callback"] = take
+            fetch = client.fetch(server.url(), **arguments)
+            await server.requested()
+            if end == "cancelled in a large body":
+                await until(lambda: taken > 1_000_000)
+            if end.startswith("cancelled"):
+                fetch.cancel()
+            with contextlib.suppress(asyncio.CancelledError, HTTPError):
+                await fetch
+            del fetch
+            await until(lambda: not len(client._driver))
+            await until(lambda: there() == before)
+    finally:
+        gc.enable()
 
 
 async def test_a_socket_option_function_of_the_callers(client: Any) -> None:

@@ -81,6 +81,16 @@ async def test_users_take_turns(
         assert plain.headers["WWW-Authenticate"] == "Negotiate"
 
 
+async def test_one_user_after_another(
+    client: AsyncHTTPClient, kerberos_origin: str, become: Callable[[str], None]
+) -> None:
+    """On the handle and the connection of the one before."""
+    for user in ("alice", "bob", "bob", "alice"):
+        become(user)
+        response = await client.fetch(kerberos_origin + "/headers", **NEGOTIATE)
+        assert response.json()["headers"]["X-Remote-User"] == f"{user}@{kerberos.REALM}"
+
+
 async def test_no_ticket(
     client: AsyncHTTPClient, kerberos_origin: str, become: Callable[[str], None]
 ) -> None:

@@ -295,7 +295,9 @@ def classify(facts: Facts) -> HTTPError:
         error = found
     elif code == pycurl.E_COULDNT_CONNECT and facts.os_errno == errno.ECONNREFUSED:
         error = CurlConnectionRefusedError(
-            _text("Connection refused by {origin}", facts), stage="connect", retryable=True
+            _text("Connection refused by {origin}", facts),
+            stage="connect",
+            retryable=_safe(facts),
         )
     elif code == FAILED:
         error = CurlConnectError(facts.message, stage=_phase(facts), retryable=_safe(facts))
@@ -344,7 +346,7 @@ def _proxy_failure(facts: Facts) -> HTTPError | None:
         return CurlProxyError(
             f"proxy {proxy.url}: {reason}",
             stage="proxy-auth" if refused else "tunnel",
-            retryable=not refused,
+            retryable=not refused and _safe(facts),
         )
     if _is_sent(facts):
         return None
@@ -359,11 +361,13 @@ def _proxy_failure(facts: Facts) -> HTTPError | None:
         return CurlProxyError(
             f"proxy {proxy.url} answered CONNECT {facts.exchange.url.netloc} with {status}",
             stage="tunnel",
-            retryable=status >= 500,
+            retryable=status >= 500 and _safe(facts),
         )
     if code == pycurl.E_COULDNT_CONNECT:
         reason = os.strerror(facts.os_errno) if facts.os_errno else "cannot connect"
-        return CurlProxyError(f"{reason}: proxy {proxy.url}", stage="proxy-connect", retryable=True)
+        return CurlProxyError(
+            f"{reason}: proxy {proxy.url}", stage="proxy-connect", retryable=_safe(facts)
+        )
     if code in (
         pycurl.E_RECV_ERROR,
         pycurl.E_SEND_ERROR,
@@ -374,7 +378,7 @@ def _proxy_failure(facts: Facts) -> HTTPError | None:
         return CurlProxyError(
             f"proxy {proxy.url} broke the connection while it was to make a tunnel",
             stage="tunnel",
-            retryable=True,
+            retryable=_safe(facts),
         )
     return None
 
@@ -407,7 +411,7 @@ def _timeout(facts: Facts) -> HTTPError:
     else:
         # QUIC reports its times before the handshake is through.
         text, stage = _text("Timeout while connecting to {origin}", facts), "connect"
-    return CurlTimeoutError(text, stage=stage, retryable=True)
+    return CurlTimeoutError(text, stage=stage, retryable=_safe(facts))
 
 
 def _without_an_errno(facts: Facts) -> Row:

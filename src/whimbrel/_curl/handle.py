@@ -52,7 +52,6 @@ class Handle:
     """
 
     __slots__ = (
-        "_callbacks",
         "_fields",
         "_href",
         "_profile",
@@ -64,9 +63,8 @@ class Handle:
         "watching",
     )
 
-    def __init__(self, callbacks: Callbacks) -> None:
+    def __init__(self) -> None:
         self.easy = pycurl.Curl()
-        self._callbacks = callbacks
         self._profile: Profile | None = None
         self._fields: Fields | None = None
         self._href: str | None = None
@@ -76,8 +74,13 @@ class Handle:
         self.dirty = True
         self.applied: Exchange | None = None
 
-    def apply(self, exchange: Exchange, is_watched: bool) -> Plan:
+    def apply(
+        self, exchange: Exchange, is_watched: bool, callbacks: Callable[[], Callbacks]
+    ) -> Plan:
         """Set the options of `exchange`; return the plan that they come from.
+
+        `callbacks` are asked for, and held by libcurl's handle alone: whoever has them as methods
+        would be part of a cycle that outlives the handle's end.
 
         Raises pycurl.error, and CapabilityError for what this libcurl lacks. Then the handle must
         not be used again.
@@ -92,7 +95,7 @@ class Handle:
         watching = is_watched or has_rounds or profile.expect_100_continue
         # The same object: plan() remembers what it made of a profile.
         if self.dirty or wanted is not self.plan or watching is not self.watching:
-            self._set_all(wanted, watching)
+            self._set_all(wanted, watching, callbacks())
         self._profile = profile
         if exchange.fields is not self._fields:
             for option, value in field_options(profile, exchange.fields):
@@ -116,15 +119,15 @@ class Handle:
             setopt(pycurl.CONNECTTIMEOUT_MS, milliseconds(limits[1]))
             self.limits = limits
         if profile.body != "none":
-            self._set_body(exchange)
+            self._set_body(exchange, callbacks)
         if exchange.connect_to is not None:
             self._set_connect_to(exchange, exchange.connect_to)
         if exchange.shared and not self.dirty:
             self.applied = exchange  # nothing in it will change
         return wanted
 
-    def _set_all(self, wanted: Plan, watching: bool) -> None:
-        easy, callbacks = self.easy, self._callbacks
+    def _set_all(self, wanted: Plan, watching: bool, callbacks: Callbacks) -> None:
+        easy = self.easy
         setopt = easy.setopt
         easy.reset()
         self._href = self.limits = self._fields = None
@@ -145,7 +148,7 @@ class Handle:
         self.watching = watching
         self.dirty = not wanted.lasting
 
-    def _set_body(self, exchange: Exchange) -> None:
+    def _set_body(self, exchange: Exchange, callbacks: Callable[[], Callbacks]) -> None:
         setopt, body = self.easy.setopt, exchange.body
         if exchange.profile.body == "bytes":
             setopt(pycurl.POSTFIELDSIZE_LARGE, len(body))
@@ -154,11 +157,12 @@ class Handle:
                 setopt(pycurl.UPLOAD_BUFFERSIZE, _UPLOAD_BUFFER)
             return
         length = exchange.content_length
-        setopt(pycurl.READFUNCTION, self._callbacks.read)
+        called = callbacks()
+        setopt(pycurl.READFUNCTION, called.read)
         setopt(
             pycurl.UPLOAD_BUFFERSIZE, HIGH_WATER if exchange.pieces is None else _ITERATED_BUFFER
         )
-        setopt(pycurl.SEEKFUNCTION, self._callbacks.seek)
+        setopt(pycurl.SEEKFUNCTION, called.seek)
         setopt(pycurl.INFILESIZE_LARGE, -1 if length is None else length)
 
     def _set_connect_to(self, exchange: Exchange, connect_to: tuple[str, int]) -> None:
@@ -187,10 +191,10 @@ class Handle:
         except pycurl.error:
             pass  # before libcurl 8.7 a handle in use refuses it
 
-    def restore(self) -> None:
+    def restore(self, write: Callable[[bytes], int | None]) -> None:
         """Undo `give_body_to` and `read_more_at_once`. The idle handle must not hold on to what
         took the body."""
-        self.easy.setopt(pycurl.WRITEFUNCTION, self._callbacks.write)
+        self.easy.setopt(pycurl.WRITEFUNCTION, write)
         self.easy.setopt(pycurl.BUFFERSIZE, BUFFER)
 
     def forget(self) -> None:

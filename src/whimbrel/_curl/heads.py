@@ -88,15 +88,23 @@ def start_of_last_block(exchange: Exchange, lines: list[bytes], start: int) -> i
 
 
 def start_of_answer(lines: list[bytes], start: int) -> int:
-    """Where the block begins that the last of `lines` ends, an answer to CONNECT; not before
-    `start`, where it begins if there is no status line.
+    """Where the last answer to CONNECT begins; `start`, if no status line comes behind that.
 
     Trailers of an answer before it lie in front of its status line, without a blank line between.
+    They may be an origin's, and must not pass for the proxy's: so it is the last such line.
     """
     for index in range(len(lines) - 1, start, -1):
-        if lines[index][:5] == b"HTTP/":
+        if lines[index][:5] == b"HTTP/" and _STATUS_LINE.match(lines[index]):
             return index
     return start
+
+
+def last_status(lines: list[bytes], start: int) -> int:
+    """The status of the last block, of those that begin at `start`; 0 if that has none."""
+    for index in range(len(lines) - 1, start, -1):
+        if lines[index - 1] in BLANK and lines[index][:5] == b"HTTP/":
+            return status_of(lines[index : index + 1])
+    return status_of(lines[start : start + 1])
 
 
 def block_at(lines: list[bytes], start: int) -> list[bytes] | None:

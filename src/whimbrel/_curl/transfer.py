@@ -2,14 +2,15 @@
 
 A Transfer lives as long as its handle and serves one exchange after another (`begin` … `_done`).
 Everything an exchange sets is set anew by the next `begin`; the handle's options are set anew
-unless the next plan is the very same (see `_apply`).
+unless the next plan is the very same (see `whimbrel._curl.handle`).
 
 Rules:
 
 1. Nothing here calls into libcurl from a callback, and nothing raises into it: an exception is
    kept in `_error`, libcurl is told to stop, and `_done` hands it to the awaiter.
 2. Headers are collected by C (``list.append``). A Python function watches them only where
-   somebody must know them early: streaming, header_callback, a tunnel, `max_header_size`.
+   somebody must know them early: streaming, header_callback, a login at a proxy that makes a
+   tunnel, `expect_100_continue`, `max_header_size`.
 3. PREREQFUNCTION is the one door through which every request passes on its way to a connection,
    new or reused. There a stale connection is turned away and a second sending is refused.
 """
@@ -44,6 +45,7 @@ from whimbrel._curl.heads import (
     Head,
     block_at,
     content_length,
+    last_status,
     parse_head,
     start_of_answer,
     start_of_last_block,
@@ -84,6 +86,7 @@ class Transfer:
     """What libcurl calls for an easy handle, and the exchange it is on."""
 
     __slots__ = (
+        "_answers",
         "_begun",
         "_block",
         "_callback",
@@ -131,17 +134,7 @@ class Transfer:
     def __init__(self, owner: CurlAsyncHTTPClient) -> None:
         self._owner = owner
         self._lines: list[bytes] = []
-        self._handle = Handle(
-            Callbacks(
-                write=self._on_body,
-                header=self._lines.append,
-                watched_header=self._on_header,
-                prereq=self._on_request,
-                sockopt=self._on_socket,
-                read=self._on_read,
-                seek=self._on_seek,
-            )
-        )
+        self._handle = Handle()
         self.easy = self._handle.easy
         self._plan: Plan | None = None
         self._exchange: Exchange | None = None
@@ -170,6 +163,7 @@ class Transfer:
         self._requests = 0
         self._resends = 0
         self._rounds = 0
+        self._answers = 0  # to CONNECT
         self._seen = 0
         self._stale = self._fresh = False
         self._stall: StallWatch | None = None
@@ -228,13 +222,24 @@ class Transfer:
     def _apply(self, exchange: Exchange) -> None:
         is_watched = exchange.on_head is not None or self._owner.max_header_size is not None
         try:
-            self._plan = self._handle.apply(exchange, is_watched)
+            self._plan = self._handle.apply(exchange, is_watched, self._callbacks)
         except pycurl.error as error:
             raise classify(Facts(error.args[0], error.args[-1], exchange)) from error
         if exchange.profile.body == "stream":
             self._upload = upload_of(
                 self._owner._driver_loop, exchange, self._resume_sending, self._fail_from_loop
             )
+
+    def _callbacks(self) -> Callbacks:
+        return Callbacks(
+            write=self._on_body,
+            header=self._lines.append,
+            watched_header=self._on_header,
+            prereq=self._on_request,
+            sockopt=self._on_socket,
+            read=self._on_read,
+            seek=self._on_seek,
+        )
 
     # libcurl's callbacks
 
@@ -318,7 +323,7 @@ class Transfer:
             self._stale = True
             return _ABORT
         self._block = self._seen = len(self._lines)
-        self._interim = 0
+        self._interim = self._head_bytes = self._answers = 0
         self._continued = False
         return 0
 
@@ -357,11 +362,9 @@ class Transfer:
                 stage="response",
             )
             return 0
-        if line not in BLANK:
-            return None
+        if self._begun or line not in BLANK:
+            return None  # a trailer, or not yet the end of the block
         self._head_bytes = 0
-        if self._begun:
-            return None  # behind trailers
         assert self._plan is not None
         if self._plan.tunnel and (not self._requests or self._opened > self._requests):
             return self._end_answer_to_connect()
@@ -371,7 +374,7 @@ class Transfer:
         if not status:
             self._error = garbled(exchange, NO_STATUS_LINE)
             return 0
-        if status == 101:
+        if status == 101 and exchange.prepare_curl_callback is None:  # who may ask for HTTP/2
             self._error = garbled(exchange, SWITCHING)  # libcurl would wait on
             return 0
         if 100 <= status < 200:
@@ -392,13 +395,17 @@ class Transfer:
         return None
 
     def _take_answer_to_connect(self) -> None:
-        """Of a tunnel whose header lines nobody watches: put the last of them aside, which are not
-        the origin's."""
-        lines = self._lines
-        begun = start_of_answer(lines, self._seen)
-        if begun < len(lines):
+        """Put the last header lines aside, which are the proxy's: of a tunnel where nobody watches
+        them, or of an answer that has not ended."""
+        lines, start = self._lines, self._block
+        if self._requests and self._handle.watching:
+            # What came through a tunnel before.
+            start += len(block_at(lines, start) or ())
+        begun = start_of_answer(lines, start)
+        status = status_of(lines[begun:])
+        if status:
+            self._proxy_code = status
             self._proxy_lines = lines[begun:]
-            self._proxy_code = status_of(self._proxy_lines)
             del lines[begun:]
 
     def _end_answer_to_connect(self) -> int | None:
@@ -407,6 +414,7 @@ class Transfer:
         begun = start_of_answer(lines, self._block)
         self._proxy_code = status = status_of(lines[begun:])
         self._proxy_lines = lines[begun:]
+        self._answers += 1
         if not self._requests:
             self._block = len(lines)
         elif begun <= self._seen:
@@ -414,9 +422,10 @@ class Transfer:
             self._block = self._seen = len(lines)
         if status == 407:
             self._rounds += 1
-            if self._rounds >= MAX_ROUNDS:
-                self._error = self._too_many_rounds(status)
-                return 0
+        # Whatever its fields make of the status, no proxy is asked for ever.
+        if self._rounds >= MAX_ROUNDS or self._answers > MAX_ROUNDS:
+            self._error = self._too_many_rounds(407)
+            return 0
         return None
 
     def _expect_no_more(self, status: int) -> None:
@@ -706,8 +715,8 @@ class Transfer:
         return mark, bool(self._requests) and not waits_for_us
 
     def _stalled(self) -> None:
-        error = classify(self._facts(pycurl.E_OPERATION_TIMEDOUT, "")._replace(stalled=True))
-        self._fail_from_loop(error)
+        facts = self._facts(pycurl.E_OPERATION_TIMEDOUT, "")._replace(stalled=True)
+        self._fail_from_loop(self._error_of(facts))
 
     def _is_http1(self, exchange: Exchange) -> bool:
         """Whether the connection is this exchange's alone, as far as that is known by now."""
@@ -729,6 +738,7 @@ class Transfer:
         if self._download is not None:
             self._download.cancel()
         self._stop_helpers()
+        self._large = None
         if self._upload is not None and self._exchange is not None:
             # libcurl's handle knows us until it is collected, a caller's generator it need not.
             self._exchange.pieces = self._exchange.producer = None
@@ -832,7 +842,7 @@ class Transfer:
         self._opened = int(exchange.prepare_curl_callback is not None)
         self._handle.dirty = True
         self._lines.clear()
-        self._block = self._seen = self._head_bytes = self._interim = 0
+        self._block = self._seen = self._head_bytes = self._interim = self._answers = 0
         self._continued = False
         self._proxy_code = None
         self._proxy_lines = []
@@ -878,7 +888,7 @@ class Transfer:
         if len(exchange.body) > SMALL_BODY:
             self._handle.forget()  # or the idle handle would hold on to it
         if self._large is not None:
-            self._handle.restore()  # for the same reason
+            self._handle.restore(self._on_body)  # for the same reason
             self._large = None
         # A handle that served a caller's own options, or that failed, is not worth a risk.
         keep = exchange.prepare_curl_callback is None and (
@@ -899,11 +909,8 @@ class Transfer:
         assert exchange is not None
         if self._error is not None:
             return self._failure(self._error)
-        if code and self._status() == 101:
-            # libcurl waited for whatever comes behind it.
-            return self._failure(garbled(exchange, SWITCHING))
         if code:
-            return self._failure(classify(self._facts(code, message)))
+            return self._failure(self._error_of(self._facts(code, message)))
         try:
             if not self._begun:
                 self._end_without_body()
@@ -928,7 +935,13 @@ class Transfer:
             )
         self._lines[:] = lines
         self._block = len(lines)
-        self._head = self._look_at(lines)
+        self._head = head = self._look_at(lines)
+        if (
+            head.content_encoding
+            and exchange.profile.method != "HEAD"
+            and head.code not in (204, 304)
+        ):
+            (self._download or self._make_download()).begin(head.content_encoding)
         if exchange.on_head is not None and not self._head_done:
             self._block = 0
             self._deliver_head()
@@ -1020,13 +1033,20 @@ class Transfer:
                 error.proxy_code = self._proxy_code
         return HTTPResponse.failed(error, exchange.url.href)
 
+    def _error_of(self, facts: Facts) -> HTTPError:
+        exchange = facts.exchange
+        waited = self._requests > 0 and not self._begun and self._status() == 101
+        if waited and exchange.prepare_curl_callback is None:
+            return garbled(exchange, SWITCHING)
+        return classify(facts)
+
     def _facts(self, code: int, message: str) -> Facts:
         exchange = self._exchange
         assert exchange is not None
         getinfo = self.easy.getinfo
         plan = self._plan
         reconnecting = 0 < self._requests < self._opened
-        if reconnecting and plan is not None and plan.tunnel and not self._handle.watching:
+        if plan is not None and plan.tunnel and self._opened > self._requests:
             self._take_answer_to_connect()
         return Facts(
             code,
@@ -1034,7 +1054,7 @@ class Transfer:
             exchange,
             requested=self._requests,
             reconnecting=reconnecting,
-            head=self._begun or self._has_final_head(),
+            head=not reconnecting and (self._begun or self._has_final_head()),
             head_bytes=sum(map(len, self._lines)),
             head_lines=len(self._lines),
             body=self._begun,
@@ -1046,9 +1066,8 @@ class Transfer:
             appconnect=getinfo(pycurl.APPCONNECT_TIME),
             total=getinfo(pycurl.TOTAL_TIME),
             os_errno=getinfo(pycurl.OS_ERRNO),
-            # libcurl's may be that of the connection before.
-            connect_code=(0 if reconnecting else getinfo(pycurl.HTTP_CONNECTCODE))
-            or (self._proxy_code or 0),
+            # Not libcurl's, which may be that of the connection before.
+            connect_code=self._proxy_code or 0,
             proxy_error=_info(self.easy, _PROXY_ERROR),
             proxy_verify=_info(self.easy, getattr(pycurl, "PROXY_SSL_VERIFYRESULT", 0)),
         )
@@ -1079,10 +1098,7 @@ class Transfer:
         lines = self._lines
         if self._handle.watching:
             return status_of(lines[self._block : self._block + 1])
-        for line in reversed(lines):
-            if line.startswith(b"HTTP/"):
-                return status_of([line])
-        return 0
+        return last_status(lines, self._block)
 
 
 _CONN_ID = getattr(pycurl, "CONN_ID", 0x600000 + 64)
