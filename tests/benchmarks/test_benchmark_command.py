@@ -130,9 +130,13 @@ def test_memory_growth_and_stall_are_measured(
 
 @pytest.mark.parametrize("loop", ["", ", uvloop"], ids=["asyncio", "uvloop"])
 def test_hello_server(
-    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside Tornado's, whose absence would be named; the floor is what `--check` judges."""
+    """Beside Tornado's, whose absence would be named; the floor is what `--check` judges.
+
+    Python's own switches, such as one that tells of each import, do not get there.
+    """
+    monkeypatch.setenv("PYTHONVERBOSE", "1")
     scenario: Any = SCENARIOS["hello-server"]
     entrants = (f"whimbrel server{loop}", f"Tornado server{loop}")
     monkeypatch.setitem(
@@ -141,7 +145,9 @@ def test_hello_server(
     result = tmp_path / "result.json"
     code = command.main([*BRIEF, *scenarios("hello-server"), "--json", str(result), "--check"])
     check_samples(json.loads(result.read_text()), set(entrants), "hello-server")
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "≥ 1.5 x Tornado" in line]
+    said = capfd.readouterr()
+    assert said.err == ""
+    (line,) = [line for line in said.out.splitlines() if "≥ 1.5 x Tornado" in line]
     if loop:
         assert "not measured" in line
         assert code == 1
