@@ -48,7 +48,8 @@ class Plan(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what is asked for; 0, or 1 where ``--check`` or ``compare`` find something."""
+    """Run what is asked for; 0, or 1 where a client failed, or ``--check`` or ``compare`` find
+    something."""
     if argv[:1] == ["compare"]:
         return compare.main(argv[1:])
     options = _parse(argv)
@@ -71,11 +72,12 @@ def main(argv: Sequence[str]) -> int:
         Path(options.markdown).write_text(report.markdown(results), encoding="utf-8")
     if options.plots:
         print(f"\n{len(plots.draw(results, Path(options.plots)))} plots in {options.plots}")
-    if not options.check:
-        return 0
-    targets = _targets(options)
-    print(f"\n{report.verdicts(results, targets)}")
-    return 0 if all(judge(target, results.scenarios).met for target in targets) else 1
+    good = not any(result.failures for result in results)
+    if options.check:
+        targets = _targets(options)
+        print(f"\n{report.verdicts(results, targets)}")
+        good = good and all(judge(target, results.scenarios).met for target in targets)
+    return 0 if good else 1
 
 
 def _targets(options: argparse.Namespace) -> list[Target]:
@@ -86,7 +88,8 @@ def _targets(options: argparse.Namespace) -> list[Target]:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure HTTP clients beside one another.",
+        description="Measure HTTP clients beside one another; "
+        "exit with 1 if one of them fails, whose words the report has.",
         epilog="To compare two results: python -m benchmarks compare OLD.json NEW.json",
     )
     parser.add_argument(
@@ -130,6 +133,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     _known(parser, "--scenario", options.scenarios, SCENARIOS)
     _known(parser, "--client", options.clients, CLIENTS)
+    for name in options.scenarios or () if options.clients else ():
+        if not SCENARIOS[name].needs_servers:
+            parser.error(f"--client has no say in {name}, whose entrants are no clients")
     if options.targets:
         if options.quick or options.clients:
             parser.error("--targets measures what the targets need: no --quick, no --client")
@@ -145,6 +151,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for name in (options.json, options.markdown, options.plots):
         if name and not Path(name).resolve().parent.is_dir():
             parser.error(f"{name}: its folder does not exist")
+    for name in (options.json, options.markdown):
+        if name and Path(name).is_dir():
+            parser.error(f"{name}: it is a folder, and has to be a file")
+    if options.plots and Path(options.plots).exists() and not Path(options.plots).is_dir():
+        parser.error(f"{options.plots}: it is a file, and has to be a folder")
     if options.plots and (words := plots.missing()):
         parser.error(words)
     if missing := [name for name in options.clients or () if CLIENTS[name].missing]:
@@ -247,7 +258,7 @@ def _facts(
     found = {
         "command": shlex.join(["python", "-m", "benchmarks", *argv]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **facts.commit(),
+        **facts.source(),
         **facts.machine(),
         "versions": facts.versions(taking_part),
         "missing": "; ".join(f"{name} (needs {_needs(name)})" for name in missing) or "nothing",

@@ -25,9 +25,13 @@ _MUST_AGREE: Final = (
     "cores",
     "Python",
     "rounds",
+    "client",
+    "servers",
     "origin, and proxy for http",
+    "proxy for CONNECT",
+    "uploads, held responses",
 )
-
+"""Facts of a run; with them, the versions of what is not ours."""
 
 # What a process grows by over a million requests lies near 0, where a ratio tells nothing.
 _WITHOUT_RATIO: Final = "MiB"
@@ -142,6 +146,28 @@ def failed(new: Results) -> list[str]:
     ]
 
 
+def differing(old: Results, new: Results) -> Iterator[tuple[str, object, object]]:
+    """Facts that make a comparison doubtful: each with what it was, and what it is."""
+    for name in _MUST_AGREE:
+        then, now = old.facts.get(name), new.facts.get(name)
+        if then != now:
+            yield name, then, now
+    before, after = _versions(old), _versions(new)
+    for name in before:
+        # Who takes part in one of the runs alone is named as such.
+        if name in after and before[name] != after[name] and name != "whimbrel":
+            yield name, before[name], after[name]
+
+
+def _versions(results: Results) -> dict[str, str]:
+    """By name; see `benchmarks.facts.versions`."""
+    found = {}
+    for words in str(results.facts.get("versions", "")).split(", "):
+        name, _, version = words.rpartition(" ")
+        found[name] = version
+    return found
+
+
 def report(old: Results, new: Results, threshold: float) -> tuple[str, list[str]]:
     """What to print, and the regressions: ours that are worse by more than `threshold` percent,
     failed, or lost."""
@@ -162,9 +188,7 @@ def report(old: Results, new: Results, threshold: float) -> tuple[str, list[str]
         for change in sorted(found, key=lambda change: -(change.part or 0.0))
     ]
     parts = [
-        f"careful: {name} differs: {old.facts.get(name)!r}, now {new.facts.get(name)!r}"
-        for name in _MUST_AGREE
-        if old.facts.get(name) != new.facts.get(name)
+        f"careful: {name} differs: {then!r}, now {now!r}" for name, then, now in differing(old, new)
     ]
     parts.append(table(["what", "old", "new", "worse by"], rows) if rows else "nothing in common")
     peers = [
@@ -194,8 +218,8 @@ def main(argv: Sequence[str]) -> int:
         "--threshold", type=float, default=10.0, help="percent that are no regression (10)"
     )
     options = parser.parse_args(argv)
-    if options.threshold < 0:
-        parser.error("--threshold must not be below 0")
+    if not options.threshold >= 0:
+        parser.error("--threshold must not be below 0, and has to be a number")
     old, new = _load(parser, options.old), _load(parser, options.new)
     text, regressions = report(old, new, options.threshold)
     print(text)
@@ -205,8 +229,10 @@ def main(argv: Sequence[str]) -> int:
 def _load(parser: argparse.ArgumentParser, path: str) -> Results:
     try:
         return Results.load(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         parser.error(f"{path}: {error}")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        parser.error(f"{path}: not a result of these benchmarks: {type(error).__name__}: {error}")
 
 
 def _only(one: Results, two: Results) -> list[str]:

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, NamedTuple
 
 from benchmarks.clients import CLIENTS
 
-_ROOT: Final = Path(__file__).parents[1]
 
-
-def commit() -> dict[str, str]:
-    """Which state of the source it is, by its name; empty without git or outside a clone."""
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=_ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
+def source() -> dict[str, str]:
+    """Of which state the whimbrel is that gets measured, and whether these benchmarks are, too."""
+    spec = importlib.util.find_spec("whimbrel")
+    if spec is None or spec.origin is None:
         return {}
-    return {"commit": answer.stdout.strip()}
+    measured = checkout(Path(spec.origin))
+    here = checkout(Path(__file__))
+    if measured is None:
+        found = {"whimbrel of": "no checkout"}
+    elif measured == here:
+        return {"commit": measured.commit, "whimbrel of": "the checkout of the benchmarks"}
+    else:
+        found = {"commit": measured.commit, "whimbrel of": "another checkout than the benchmarks"}
+    return found | ({"commit of the benchmarks": here.commit} if here else {})
+
+
+class Checkout(NamedTuple):
+    """A clone of a repository.
+
+    Attributes:
+        folder: where it is.
+        commit: the name of its state.
+    """
+
+    folder: str
+    commit: str
+
+
+def checkout(file: Path) -> Checkout | None:
+    """To which one a file belongs; None without git, and for a file that git does not keep."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=file.parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # A virtual environment within a checkout is no part of it.
+        ask("ls-files", "--error-unmatch", file.name)
+        return Checkout(ask("rev-parse", "--show-toplevel"), ask("describe", "--always", "--dirty"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def machine() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,13 @@ from benchmarks.results import Result, Results, Series
 
 
 def missing() -> str | None:
-    """What to install first; None where all is there."""
-    if importlib.util.find_spec("matplotlib"):
-        return None
-    return "--plots needs matplotlib: pip install 'whimbrel[bench]'"
+    """What to install first; None where all is there, and works."""
+    try:
+        from matplotlib import pyplot  # noqa: F401
+    except Exception as error:  # noqa: BLE001 - of what it is built on, whatever it is
+        words = f"{type(error).__name__}: {error}"
+        return f"--plots needs matplotlib: pip install 'whimbrel[bench]' ({words})"
+    return None
 
 
 def draw(results: Results, folder: Path) -> list[Path]:

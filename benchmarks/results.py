@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -160,21 +161,32 @@ class Result:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Result:
-        samples = {
-            Series(series["client"], series["point"]): {
-                sample["round"]: sample for sample in series["samples"]
+        samples = {}
+        for series in data["series"]:
+            if not isinstance(series["client"], str) or not series["samples"]:
+                raise ValueError(f"no samples of {series['client']}")
+            samples[Series(series["client"], series["point"])] = {
+                sample["round"]: _numbers(sample) for sample in series["samples"]
             }
-            for series in data["series"]
-        }
+        metric = Metric(**data["metric"])
+        format(0.0, metric.form)  # fails here, and not where a table is made
         return cls(
             data["name"],
             data["title"],
-            Metric(**data["metric"]),
+            metric,
             data["axis"],
             samples,
             data["left_out"],
             [Failure(**failure) for failure in data["failures"]],
         )
+
+
+def _numbers(sample: dict[str, Any]) -> Sample:
+    """The sample, if its numbers are some: NaN is neither more nor less than anything."""
+    for name in ("value", "requests", "seconds", "cpu_seconds"):
+        if (name in sample or name == "value") and not math.isfinite(sample[name]):
+            raise ValueError(f"{name} is {sample[name]}")
+    return sample
 
 
 @dataclass
@@ -207,11 +219,13 @@ class Results:
         """Read what ``--json`` has written.
 
         Raises:
-            ValueError: it is none of these.
             OSError: it cannot be read.
+            ValueError, LookupError, TypeError, AttributeError: it is none of these.
         """
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"not a result of these benchmarks (format {FORMAT})")
+        if not isinstance(data["facts"], dict) or not isinstance(data["left_out"], dict):
+            raise ValueError("its facts, and what it leaves out, are no objects")
         results = [Result.from_json(scenario) for scenario in data["scenarios"]]
         return cls(data["facts"], {result.name: result for result in results}, data["left_out"])

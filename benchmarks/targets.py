@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 from benchmarks.clients import CLIENTS
 from benchmarks.results import Result, Series
+from benchmarks.scenarios import SCENARIOS
 
 CURL: Final = "whimbrel curl"
 SIMPLE: Final = "whimbrel simple"
@@ -23,7 +24,10 @@ PEERS: Final = tuple(
 )
 """Everything that is called from Python and is not ours."""
 
-CONTENDERS: Final = ("aiohttp", "wreq", "pyreqwest", "pycurl.AsyncCurlMulti")
+CONTENDERS: Final = (
+    *("aiohttp", "aiohttp, uvloop", "wreq", "pyreqwest", "pycurl.AsyncCurlMulti"),
+    "Tornado simple",
+)
 """Of those, who has ever been the best: without one of them there is no telling who is."""
 
 REPORTED: Final[dict[str, tuple[str, ...]]] = {
@@ -65,8 +69,9 @@ _NOT_MEASURED: Final = Verdict(None, "")
 
 
 def _missing_contenders(result: Result) -> list[str]:
-    """Those of `CONTENDERS` that could have been measured and were not."""
-    return [name for name in CONTENDERS if name not in result.clients and not CLIENTS[name].missing]
+    """Those of `CONTENDERS` that can do the work and were not measured, installed or not."""
+    cannot = SCENARIOS[result.name].cannot
+    return [name for name in CONTENDERS if name not in result.clients and cannot(name) is None]
 
 
 class Target(Protocol):

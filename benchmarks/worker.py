@@ -17,12 +17,11 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from benchmarks import each_proxy
-from benchmarks.clients import CLIENTS, Client
+from benchmarks.clients import CLIENTS, Client, each_proxy
 from benchmarks.clients.libcurl_in_c import Load
 from benchmarks.clients.session import Options
 from benchmarks.servers.content import BODY
-from benchmarks.servers.process import pin, raise_file_limit
+from benchmarks.servers.process import measured_environment, pin, raise_file_limit
 from benchmarks.work import WORK, Sample, Task
 
 
@@ -62,11 +61,14 @@ def run_process(command: list[str], name: str, timeout: float) -> Sample:
     Raises:
         Failed: see `run`.
     """
-    # Some clients obey the environment's proxies; none of them is to.
-    environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     try:
         child = subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=timeout, check=False
+            command,
+            capture_output=True,
+            text=True,
+            env=measured_environment(),
+            timeout=timeout,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         said = (error.stderr or b"").decode().strip().splitlines()[-1:]

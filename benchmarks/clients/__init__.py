@@ -2,7 +2,8 @@
 
 Behind every name stands the same small interface, `Session` of session.py, so that the work is
 written once. Each library has a module of its own here, which is imported when its client is
-opened: a process that measures one of them does not load the others.
+opened: a process that measures one of them does not load the others. Who can have another proxy for
+each request has that in each_proxy.py.
 """
 
 from __future__ import annotations
@@ -85,6 +86,17 @@ def _module(module_name: str, **arguments: Any) -> Opener:
 
 
 def _missing_in_pycurl() -> list[str]:
+    """What is installed may lack the libcurl that it was built with."""
+    try:
+        import pycurl  # noqa: F401
+    except ImportError as error:
+        return [f"a pycurl that can be imported ({error})"]
+    return []
+
+
+def _missing_in_pycurls_loop() -> list[str]:
+    if missing := _missing_in_pycurl():
+        return missing
     import pycurl
 
     return [] if hasattr(pycurl, "AsyncCurlMulti") else ["a pycurl with AsyncCurlMulti"]
@@ -102,15 +114,32 @@ _tornado_curl = _module("tornado_client", name="curl")
 _tornado_simple = _module("tornado_client", name="simple")
 
 _CLIENTS: Final = (
-    Client("whimbrel curl", ("whimbrel", "pycurl"), _whimbrel_curl, _HTTP2),
     Client(
-        "whimbrel curl, uvloop", ("whimbrel", "pycurl", "uvloop"), _whimbrel_curl, _HTTP2, "uvloop"
+        "whimbrel curl",
+        ("whimbrel", "pycurl"),
+        _whimbrel_curl,
+        _HTTP2,
+        also_missing=_missing_in_pycurl,
+    ),
+    Client(
+        "whimbrel curl, uvloop",
+        ("whimbrel", "pycurl", "uvloop"),
+        _whimbrel_curl,
+        _HTTP2,
+        "uvloop",
+        also_missing=_missing_in_pycurl,
     ),
     Client("whimbrel simple", ("whimbrel",), _whimbrel_simple, _HTTP1),
     Client("whimbrel simple, uvloop", ("whimbrel", "uvloop"), _whimbrel_simple, _HTTP1, "uvloop"),
     Client("aiohttp", ("aiohttp",), _aiohttp, _HTTP1),
     Client("aiohttp, uvloop", ("aiohttp", "uvloop"), _aiohttp, _HTTP1, "uvloop"),
-    Client("Tornado curl", ("tornado", "pycurl"), _tornado_curl, _HTTP1 - {"upload-stream"}),
+    Client(
+        "Tornado curl",
+        ("tornado", "pycurl"),
+        _tornado_curl,
+        _HTTP1 - {"upload-stream"},
+        also_missing=_missing_in_pycurl,
+    ),
     Client("Tornado simple", ("tornado",), _tornado_simple, _HTTP1 - {"proxy", "connect"}),
     Client("httpx", ("httpx", "h2"), _module("httpx_client"), _HTTP2),
     Client("niquests", ("niquests",), _module("niquests_client"), _HTTP2),
@@ -120,7 +149,7 @@ _CLIENTS: Final = (
         ("pycurl",),
         _module("pycurl_client"),
         _HTTP2,
-        also_missing=_missing_in_pycurl,
+        also_missing=_missing_in_pycurls_loop,
     ),
     Client("wreq", ("wreq",), _module("wreq_client"), _HTTP2),
     Client("pyreqwest", ("pyreqwest",), _module("pyreqwest_client"), _HTTP2),

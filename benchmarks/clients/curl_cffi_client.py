@@ -9,11 +9,8 @@ from curl_cffi import CurlOpt
 from curl_cffi.requests import AsyncSession
 
 from benchmarks.clients.chunks import chunks
-from benchmarks.clients.session import Download, Options
+from benchmarks.clients.session import LONG_SECONDS, Download, Options
 from benchmarks.servers.content import REQUEST_ID
-
-# Instead of 30 s, which are for the whole of a transfer.
-_LONG_SECONDS = 3600.0
 
 
 class _Session:
@@ -31,14 +28,14 @@ class _Session:
     async def download(self, url: str) -> Download:
         size = 0
         first = chunk = b""
-        response = await self._session.get(url, stream=True, timeout=_LONG_SECONDS)
+        response = await self._session.get(url, stream=True, timeout=LONG_SECONDS)
         async for chunk in response.aiter_content():
             first = first or chunk
             size += len(chunk)
         return Download(response.status_code, size, first, chunk)
 
     async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
-        response = await self._session.post(url, content=body, timeout=_LONG_SECONDS)
+        response = await self._session.post(url, content=body, timeout=LONG_SECONDS)
         return response.status_code, response.content
 
     async def post_chunks(self, url: str, chunk: bytes, count: int) -> tuple[int, bytes]:
@@ -46,7 +43,7 @@ class _Session:
             url,
             headers={"Content-Length": str(len(chunk) * count)},
             content=chunks(chunk, count),
-            timeout=_LONG_SECONDS,
+            timeout=LONG_SECONDS,
         )
         return response.status_code, response.content
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+LONG_SECONDS: Final = 3600.0
+"""For a large body, where a library's default, for the whole of a transfer, is soon over."""
 
 
 class Options(NamedTuple):

@@ -10,15 +10,13 @@ from urllib.parse import urlsplit
 from tornado.util import import_object
 
 from benchmarks.clients.fetching import FetchSession
-from benchmarks.clients.session import Options
+from benchmarks.clients.session import LONG_SECONDS, Options
 
 _BACKENDS = {
     "curl": "tornado.curl_httpclient.CurlAsyncHTTPClient",
     "simple": "tornado.simple_httpclient.SimpleAsyncHTTPClient",
 }
 _LARGEST_BODY = 1 << 40
-# Instead of 20 s for large bodies, where the simple client takes 0 for no time at all.
-_LONG_SECONDS = 3600.0
 
 
 class _Session(FetchSession):
@@ -46,6 +44,6 @@ async def open_session(options: Options, name: str) -> AsyncIterator[_Session]:
         limits["max_buffer_size"] = _LARGEST_BODY
     client = import_object(_BACKENDS[name])(force_instance=True, defaults=defaults, **limits)
     try:
-        yield _Session(client, _LONG_SECONDS)
+        yield _Session(client, LONG_SECONDS)
     finally:
         client.close()

@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import Any
 
 from benchmarks.clients.fetching import FetchSession
-from benchmarks.clients.session import Options
+from benchmarks.clients.session import LONG_SECONDS, Options
 from whimbrel.util import import_object
 
 _BACKENDS = {
@@ -42,4 +42,4 @@ async def open_session(options: Options, name: str) -> AsyncIterator[_Session]:
     async with backend(name)(
         force_instance=True, max_clients=options.in_flight, max_body_size=0, defaults=defaults
     ) as client:
-        yield _Session(client, longest=0)
+        yield _Session(client, LONG_SECONDS)

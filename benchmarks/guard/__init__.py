@@ -3,8 +3,9 @@
     python -m benchmarks.guard            # count, and compare with numbers.json
     python -m benchmarks.guard --update   # count, and write what was found there
 
-Both backends are counted with two loads (load.py): one URL over and over, which a client can
-remember, and "varied", where every URL, request header and response head is another one.
+Both backends are counted with three loads (load.py): one URL over and over, which a client can
+remember, one request at a time; "varied", where every URL, request header and response head is
+another one; and "20", the one URL with so many in flight.
 
 Instructions: those of a whole `fetch()` outside the kernel, counted by valgrind, in units of the
 same exchange written by hand. The unit takes out the most of what differs between builds of one

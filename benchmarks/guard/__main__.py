@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from benchmarks.guard.measure import BARE, CASES, instructions, missing, system_calls
 from benchmarks.guard.numbers import (
+    FILE,
     PYTHON,
     Calls,
     Expected,
@@ -27,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if lacking := missing():
         sys.exit(f"missing: {', '.join(lacking)}")
-    expected = Expected.load()
+    try:
+        expected = Expected.load()
+    except (OSError, ValueError) as error:
+        sys.exit(f"{FILE.name}: {error}")
     counted, calls = instructions(), system_calls()
     print(f"{setting()}\n\nInstructions for a request\n\n{_instructions(expected, counted)}")
     print(f"\nSystem calls for a request\n\n{_calls(expected, calls)}\n")
@@ -48,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _instructions(expected: Expected, found: Instructions) -> str:
     version = expected.version()
-    then = expected.instructions[version]
-    rows = [[BARE, f"{found[BARE]:,.0f}", f"{then[BARE]:,.0f}", "1", "1", ""]]
+    then = expected.instructions.get(version, {})
+    rows = [[BARE, f"{found[BARE]:,.0f}", f"{then.get(BARE, 0):,.0f}", "1", "1", ""]]
     for case in CASES:
         now = cost(found, case)
         row = [case, f"{found[case]:,.0f}", "", f"{now:.2f}", "", ""]
-        if case in then:
+        if then.keys() >= {case, BARE}:
             before = cost(then, case)
             row[2], row[4:] = f"{then[case]:,.0f}", [f"{before:.2f}", f"{now / before - 1:+.1%}"]
         rows.append(row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -14,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks.guard.load import in_flight
 from benchmarks.guard.server import running
+from benchmarks.servers.process import measured_environment
 
-CASES: Final = ("curl", "simple", "curl varied", "simple varied")
-"""Backends, and the load where it is not the one of a single URL; see load.py."""
+CASES: Final = ("curl", "simple", "curl varied", "simple varied", "curl 20", "simple 20")
+"""Backends, and the load where it is not the one of a single URL and request; see load.py."""
 BARE: Final = "bare"
 """The exchange without a client, whose cost is the unit: one Python version, built in two ways,
 takes numbers of instructions for the same code that differ by a tenth."""
@@ -27,8 +28,8 @@ PROGRAMS: Final = {"valgrind": "valgrind", "cc": "gcc", "strace": "strace"}
 
 _PROGRAM_SECONDS: Final = 120.0
 _INSTRUCTION_REQUESTS: Final = 100
-_FEW_REQUESTS: Final = 10
-_MANY_REQUESTS: Final = 60
+_FEW_REQUESTS: Final = 20
+_MANY_REQUESTS: Final = 80
 _SWITCH: Final = Path(__file__).with_name("switch.c")
 _ROOT: Final = Path(__file__).parents[2]
 _COLLECTED: Final = re.compile(r"Collected : (\d+)")
@@ -49,8 +50,9 @@ _SAME: Final = {
     "epoll_pwait2": "epoll_wait",
     "ppoll": "poll",
 }
-# Locks between threads, taken or not as it happens; and what asyncio asks in Python 3.11 alone.
-_NOT_COUNTED: Final = {"futex", "getpid"}
+# Locks between threads, taken or not as it happens; what asyncio asks in Python 3.11 alone; and the
+# sleep of load.py where several are in flight.
+_NOT_COUNTED: Final = {"futex", "getpid", "clock_nanosleep"}
 
 
 def missing() -> list[str]:
@@ -69,25 +71,27 @@ def instructions(cases: Sequence[str] = CASES) -> dict[str, float]:
         RuntimeError: a program failed.
         subprocess.TimeoutExpired: one hung.
     """
-    with tempfile.TemporaryDirectory() as folder, running() as url:
+    with tempfile.TemporaryDirectory() as folder:
         switch = f"{folder}/switch.so"
         _run(["cc", "-O1", "-shared", "-fPIC", "-o", switch, str(_SWITCH)])
-        found = {}
-        for what in (BARE, *cases):
-            _run(_load(what, url, 1))  # what is compiled is stored: callgrind is slow
-            words = _run(
-                [
-                    *("valgrind", "--tool=callgrind", "--instr-atstart=no"),
-                    f"--callgrind-out-file={folder}/out",
-                    *_load(what, url, _INSTRUCTION_REQUESTS),
-                    switch,
-                ]
-            )
-            match = _COLLECTED.search(words)
-            if match is None:
-                raise RuntimeError(f"callgrind told no number:\n{words}")
-            found[what] = int(match[1]) / _INSTRUCTION_REQUESTS
-        return found
+        return {what: _instructions(what, folder, switch) for what in (BARE, *cases)}
+
+
+def _instructions(what: str, folder: str, switch: str) -> float:
+    with running(in_flight(what)) as url:
+        _run(_load(what, url, in_flight(what)))  # what is compiled is stored: callgrind is slow
+        words = _run(
+            [
+                *("valgrind", "--tool=callgrind", "--instr-atstart=no"),
+                f"--callgrind-out-file={folder}/out",
+                *_load(what, url, _INSTRUCTION_REQUESTS),
+                switch,
+            ]
+        )
+    match = _COLLECTED.search(words)
+    if match is None:
+        raise RuntimeError(f"callgrind told no number:\n{words}")
+    return int(match[1]) / _INSTRUCTION_REQUESTS
 
 
 def system_calls(cases: Sequence[str] = CASES) -> dict[str, dict[str, float]]:
@@ -97,12 +101,12 @@ def system_calls(cases: Sequence[str] = CASES) -> dict[str, dict[str, float]]:
         RuntimeError: a program failed.
         subprocess.TimeoutExpired: one hung.
     """
-    with running() as url:
-        return {case: _system_calls(case, url) for case in cases}
+    return {case: _system_calls(case) for case in cases}
 
 
-def _system_calls(case: str, url: str) -> dict[str, float]:
-    few, many = (_trace(case, url, count) for count in (_FEW_REQUESTS, _MANY_REQUESTS))
+def _system_calls(case: str) -> dict[str, float]:
+    with running(in_flight(case)) as url:
+        few, many = (_trace(case, url, count) for count in (_FEW_REQUESTS, _MANY_REQUESTS))
     requests = _MANY_REQUESTS - _FEW_REQUESTS
     each = {name: round((many[name] - few[name]) / requests, 1) for name in sorted(many | few)}
     return {name: count for name, count in each.items() if count}
@@ -129,18 +133,10 @@ def _load(what: str, url: str, count: int) -> list[str]:
 
 def _run(argv: list[str]) -> str:
     """Run a program to its end; what it wrote to stderr."""
-    # Neither proxies nor Python's own switches are to have a say in what is counted.
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.lower().endswith("_proxy")
-        and (not name.startswith("PYTHON") or name == "PYTHONPATH")
-    }
-    environment["PYTHONHASHSEED"] = "0"
     done = subprocess.run(
         argv,
         cwd=_ROOT,
-        env=environment,
+        env={**measured_environment(), "PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
         check=False,

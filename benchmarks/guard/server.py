@@ -1,6 +1,9 @@
 """A server with one answer, in a process of its own.
 
-It has the request's `REQUEST_ID` where there is one, and is always the same otherwise.
+    python -m benchmarks.guard.server COUNT
+
+The answer has the request's `REQUEST_ID` where there is one, and is always the same otherwise. It
+is given when COUNT requests have come, to all of them at once.
 """
 
 from __future__ import annotations
@@ -8,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import selectors
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 BODY: Final = b"abcdefghijklmnopqrstuvwxyz01"
 
@@ -29,16 +33,16 @@ _HEAD: Final = (
     b"Connection: keep-alive\r\n" % len(BODY)
 )
 _REQUEST_ID: Final = re.compile(rb"\r\n%b: [^\r]+" % REQUEST_ID.encode())
-# Before every answer. The client shall be asleep when it comes: were it a race, the number of its
+# Before the answers. The client shall be asleep when they come: were it a race, the number of its
 # system calls, and of its turns of the loop, would be another one each time. valgrind is slow.
 _LATE_SECONDS: Final = 0.01
 
 
 @contextlib.contextmanager
-def running() -> Iterator[str]:
-    """Run the server while the block lasts; gives its URL."""
+def running(count: int) -> Iterator[str]:
+    """Run the server while the block lasts, for so many requests in flight; gives its URL."""
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.guard.server"],
+        [sys.executable, "-m", "benchmarks.guard.server", str(count)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -58,28 +62,46 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def _main() -> None:
+def _main(count: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0)) as listener, selectors.DefaultSelector() as ready:
         print(listener.getsockname()[1], flush=True)
+        ready.register(listener, selectors.EVENT_READ)
+        asked: dict[socket.socket, bytes] = {}  # heads, some of which may not be whole yet
         while True:
-            connection, _ = listener.accept()
-            with connection, contextlib.suppress(ConnectionError):
-                _serve(connection)
+            for key, _ in ready.select():
+                if key.fileobj is listener:
+                    connection, _ = listener.accept()
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    ready.register(connection, selectors.EVENT_READ)
+                else:
+                    _receive(key.fileobj, ready, asked)
+            if sum(head.endswith(b"\r\n\r\n") for head in asked.values()) == count:
+                time.sleep(_LATE_SECONDS)
+                _answer(asked)
 
 
-def _serve(connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    head = b""
-    while received := connection.recv(65536):
-        head += received
-        if head.endswith(b"\r\n\r\n"):
-            sent = _REQUEST_ID.search(head)
-            echoed = sent[0].removeprefix(b"\r\n") + b"\r\n" if sent else b""
-            head = b""
-            time.sleep(_LATE_SECONDS)
+def _receive(connection: Any, ready: selectors.BaseSelector, asked: dict[Any, bytes]) -> None:
+    """Add what came to `asked`, or close what has come to its end."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        received = connection.recv(65536)
+    if received:
+        asked[connection] = asked.get(connection, b"") + received
+    else:
+        asked.pop(connection, None)
+        ready.unregister(connection)
+        connection.close()
+
+
+def _answer(asked: dict[socket.socket, bytes]) -> None:
+    for connection, head in asked.items():
+        sent = _REQUEST_ID.search(head)
+        echoed = sent[0].removeprefix(b"\r\n") + b"\r\n" if sent else b""
+        with contextlib.suppress(ConnectionError):
             connection.sendall(_HEAD + echoed + b"\r\n" + BODY)
+    asked.clear()
 
 
 if __name__ == "__main__":
-    _main()
+    _main(int(sys.argv[1]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 from benchmarks.clients import CLIENTS, Feature
-from benchmarks.each_proxy import CLIENTS as EACH_PROXY
+from benchmarks.clients.each_proxy import CLIENTS as EACH_PROXY
 from benchmarks.results import RATE, Metric
 from benchmarks.servers import Servers
 from benchmarks.work import Sample, Task
@@ -143,7 +143,7 @@ class ClientScenario:
 
     def cannot(self, entrant: str) -> str | None:
         client = CLIENTS[entrant]
-        if client.command is not None and (self.work != "get" or self.proxy or self.axis):
+        if client.command is not None and (self.work != "get" or self.axis):
             return "it is a program for small GETs of one URL"
         if self.axis == "proxies" and entrant not in EACH_PROXY:
             return "it has no proxy for each request"

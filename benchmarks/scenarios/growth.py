@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from benchmarks.clients import FEW
-from benchmarks.each_proxy import CLIENTS as EACH_PROXY
+from benchmarks.clients.each_proxy import CLIENTS as EACH_PROXY
 from benchmarks.results import BYTES
 from benchmarks.scenarios.base import ClientScenario, megabytes_per_second
 from benchmarks.servers import Servers

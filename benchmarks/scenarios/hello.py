@@ -16,7 +16,7 @@ from typing import Final
 
 from benchmarks.results import RATE, Metric
 from benchmarks.scenarios.base import WARM_UP, Setting
-from benchmarks.servers.process import core_argument
+from benchmarks.servers.process import core_argument, measured_environment
 from benchmarks.work import Sample
 from benchmarks.worker import Failed
 
@@ -59,6 +59,7 @@ class HelloScenario:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=measured_environment(),
         )
         assert server.stdin is not None
         assert server.stdout is not None
@@ -68,7 +69,9 @@ class HelloScenario:
                 raise Failed("it did not start; its words are above")
             load = [port, _CONNECTIONS, setting.seconds * WARM_UP, setting.seconds]
             command = [*_COMMAND, "load", *map(str, load), core_argument(setting.core)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, text=True, env=measured_environment()
+            ) as client:
                 assert client.stdout is not None
                 cpu = []
                 counted = ""

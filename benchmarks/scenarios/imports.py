@@ -11,7 +11,7 @@ from typing import Final
 
 from benchmarks.results import Metric
 from benchmarks.scenarios.base import Setting
-from benchmarks.servers.process import pin
+from benchmarks.servers.process import measured_environment, pin
 from benchmarks.work import Sample
 from benchmarks.worker import Failed
 
@@ -38,6 +38,7 @@ def cpu_seconds(code: str, core: int | None) -> float:
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stderr=subprocess.DEVNULL,
+        env=measured_environment(),
         preexec_fn=lambda: pin(core),  # there are no threads here
     )
     _, status, usage = os.wait4(process.pid, 0)

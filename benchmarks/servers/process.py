@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 _START_SECONDS: Final = 10.0
 # Not from the range of ephemeral ports, where a client's own socket might already sit.
 _PORTS: Final = range(20000, 32000)
+_KEPT: Final = {"PYTHONPATH", "PYTHONWARNINGS"}
+"""Of Python's variables: where modules are, and what is to be heard of them."""
 
 
 def pin(core: int | None) -> None:
@@ -30,6 +32,19 @@ def raise_file_limit() -> int:
     with contextlib.suppress(ValueError, OSError):  # macOS calls "unlimited" what it refuses
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def measured_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for a process that is measured: it has no say in what comes out.
+
+    Without proxies, which some clients obey, and without Python's own switches: one that forbids to
+    store what is compiled makes every import dearer, one for debugging every turn of a loop.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.lower().endswith("_proxy") and (not name.startswith("PYTHON") or name in _KEPT)
+    }
 
 
 def free_ports(count: int) -> list[int]:
@@ -61,7 +76,7 @@ def running(command: list[str], name: str, ports: list[int], core: int | None) -
     Raises:
         RuntimeError: it ended early, or did not accept connections in time.
     """
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env=measured_environment())
     try:
         if core is not None:
             os.sched_setaffinity(process.pid, {core})
@@ -80,7 +95,9 @@ def running_line(command: list[str], name: str) -> Iterator[str]:
     Raises:
         RuntimeError: it ended without that line.
     """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=measured_environment()
+    )
     assert process.stdout is not None
     try:
         line = process.stdout.readline()

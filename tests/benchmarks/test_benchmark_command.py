@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("benchmarks.command", reason="these are the tests alone")
 
 from benchmarks.clients import CLIENTS
-from benchmarks.facts import commit
+from benchmarks.facts import source
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.servers.nginx import find_nginx
 from benchmarks.targets import REPORTED, TARGETS
@@ -70,7 +70,7 @@ def test_both_backends_on_our_own_server(tmp_path: Path) -> None:
     facts = written["facts"]
     assert "OriginServer" in facts["origin, and proxy for http"]
     assert "whimbrel " in facts["versions"]
-    assert facts.get("commit") == commit().get("commit")
+    assert source().items() <= facts.items()
     assert facts["rounds"] == "2 of 0.02 s, after 0.006 s of warm-up"
     for text in (done.stdout, files[1].read_text()):
         assert "- client: " in text
@@ -130,9 +130,13 @@ def test_memory_growth_and_stall_are_measured(
 
 @pytest.mark.parametrize("loop", ["", ", uvloop"], ids=["asyncio", "uvloop"])
 def test_hello_server(
-    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside Tornado's, whose absence would be named; the floor is what `--check` judges."""
+    """Beside Tornado's, whose absence would be named; the floor is what `--check` judges.
+
+    Python's own switches, such as one that tells of each import, do not get there.
+    """
+    monkeypatch.setenv("PYTHONVERBOSE", "1")
     scenario: Any = SCENARIOS["hello-server"]
     entrants = (f"whimbrel server{loop}", f"Tornado server{loop}")
     monkeypatch.setitem(
@@ -141,7 +145,9 @@ def test_hello_server(
     result = tmp_path / "result.json"
     code = command.main([*BRIEF, *scenarios("hello-server"), "--json", str(result), "--check"])
     check_samples(json.loads(result.read_text()), set(entrants), "hello-server")
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "≥ 1.5 x Tornado" in line]
+    said = capfd.readouterr()
+    assert said.err == ""
+    (line,) = [line for line in said.out.splitlines() if "≥ 1.5 x Tornado" in line]
     if loop:
         assert "not measured" in line
         assert code == 1
@@ -266,6 +272,10 @@ def test_targets_are_all_that_is_measured() -> None:
             ["--check", "--scenario", "get-10", "--scenario", "connect-http"],
             "--check has nothing to judge: no target for get-10; connect-http",
         ),
+        (
+            ["--client", "whimbrel curl", "--scenario", "get-1", "--scenario", "import"],
+            "--client has no say in import, whose entrants are no clients",
+        ),
     ],
 )
 def test_bad_arguments(
@@ -277,6 +287,53 @@ def test_bad_arguments(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--json", "it is a folder, and has to be a file"),
+        ("--markdown", "it is a folder, and has to be a file"),
+        ("--plots", "it is a file, and has to be a folder"),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is_measured(
+    option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "there"
+    if option == "--plots":
+        path.touch()
+    else:
+        path.mkdir()
+    with pytest.raises(SystemExit) as caught:
+        command.main([option, str(path)])
+    assert caught.value.code == 2
+    assert f"{path}: {message}" in capsys.readouterr().err
+
+
+def test_broken_plots_are_noticed_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It is there, but what it is built on is not as it should be."""
+    (tmp_path / "matplotlib.py").write_text("raise AttributeError('no such array')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        command.main(["--plots", str(tmp_path)])
+    assert caught.value.code == 2
+    assert "(AttributeError: no such array)" in capsys.readouterr().err
+
+
+def test_a_client_that_fails_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever it is, and without ``--check``."""
+    scenario: Any = SCENARIOS["get-1"]
+    wrong = dataclasses.replace(scenario, path="/zeros/1000")
+    monkeypatch.setitem(command.SCENARIOS, "get-1", wrong)
+    assert command.main([*BRIEF, *BACKENDS, *scenarios("get-1"), "--own-server"]) == 1
+    assert "- FAILED: whimbrel simple: WrongResponse: status 200" in capsys.readouterr().out
 
 
 def test_plots_need_matplotlib(

@@ -104,6 +104,10 @@ def test_nothing_in_common_is_no_success(
         ("no JSON", "Expecting value"),
         ("{}", "not a result of these benchmarks"),
         ("[]", "not a result of these benchmarks"),
+        ('{"format": 1}', "not a result of these benchmarks"),
+        ('{"format": 1, "scenarios": 5}', "not a result of these benchmarks"),
+        ('{"format": 1, "scenarios": [5]}', "not a result of these benchmarks"),
+        ('{"format": 1, "scenarios": [], "facts": null, "left_out": {}}', "its facts"),
     ],
 )
 def test_bad_files(
@@ -120,9 +124,85 @@ def test_bad_files(
     assert message in said
 
 
-def test_a_negative_threshold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["samples", 0, "value"], float("nan"), "value is nan"),
+        (["samples", 0, "value"], "much", "must be real number"),
+        (["samples", 0, "value"], None, "must be real number"),
+        (["samples", 0, "cpu_seconds"], float("inf"), "cpu_seconds is inf"),
+        (["samples", 0, "requests"], "many", "must be real number"),
+        (["samples"], [], "no samples of whimbrel curl"),
+        (["client"], 5, "no samples of 5"),
+    ],
+)
+def test_bad_values(
+    path: list[Any],
+    value: Any,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They are worse than nothing, and so no part of "no regression"."""
+    good = write(tmp_path / "good.json", run(result("get-1", {CURL: [10]})))
+    data = json.loads(Path(good).read_text())
+    place = data["scenarios"][0]["series"][0]
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(data))
+    for files in ([good, str(bad)], [str(bad), good]):
+        with pytest.raises(SystemExit) as caught:
+            main(["compare", *files])
+        assert caught.value.code == 2
+        said = capsys.readouterr().err
+        assert f"{bad}: not a result of these benchmarks: " in said
+        assert message in said
+
+
+def test_a_bad_form_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = write(tmp_path / "bad.json", run(result("get-1", {CURL: [10]}, KIB._replace(form="?!"))))
     with pytest.raises(SystemExit) as caught:
-        main(["compare", "old.json", "new.json", "--threshold", "-1"])
+        main(["compare", bad, bad])
+    assert caught.value.code == 2
+    assert "ValueError" in capsys.readouterr().err
+
+
+def test_what_makes_a_comparison_doubtful_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the programs ran, and what was measured beside ours, which is to have changed."""
+    then = {
+        "client": "core 1",
+        "servers": "core 0",
+        "proxy for CONNECT": "our own in C",
+        "Python": "CPython 3.11.7",
+        "versions": "whimbrel 0.1.0, aiohttp 3.14.5, wreq 0.13.0, libcurl in C 7.88.1",
+    }
+    now = {
+        "client": "not pinned",
+        "servers": "core 2",
+        "proxy for CONNECT": "whimbrel.testing.ProxyServer (slower than its clients)",
+        "Python": "CPython 3.12.1",
+        "versions": "whimbrel 0.2.0, aiohttp 3.14.6, pyreqwest 0.15.1, libcurl in C 8.0.0",
+    }
+    measured = result("get-1", {CURL: [10]})
+    assert compare(tmp_path, run(measured, **then), run(measured, **now)) == 0
+    said = capsys.readouterr().out
+    for name in ("client", "servers", "proxy for CONNECT", "Python"):
+        assert f"careful: {name} differs: {then[name]!r}, now {now[name]!r}" in said
+    assert "careful: aiohttp differs: '3.14.5', now '3.14.6'" in said
+    assert "careful: libcurl in C differs: '7.88.1', now '8.0.0'" in said
+    assert said.count("careful: ") == 6
+
+
+@pytest.mark.parametrize("threshold", ["-1", "nan"])
+def test_a_threshold_that_is_none_is_refused(
+    threshold: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", "old.json", "new.json", "--threshold", threshold])
     assert caught.value.code == 2
     assert "--threshold must not be below 0" in capsys.readouterr().err
 

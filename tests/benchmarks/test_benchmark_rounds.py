@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 pytest.importorskip("benchmarks.results", reason="these are the tests alone")
 
+from benchmarks.clients import CLIENTS
 from benchmarks.rounds import measure
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios.base import Setting
+from benchmarks.scenarios.imports import cpu_seconds
 from benchmarks.servers import Servers
 from benchmarks.worker import Failed, run_process
 from made_up import results
@@ -195,3 +198,22 @@ def test_the_environments_proxies_are_kept_away(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     code = "import json, os; print(json.dumps([k for k in os.environ if 'proxy' in k.lower()]))"
     assert run_process([sys.executable, "-c", code], "somebody", 20) == []
+
+
+def test_pythons_own_switches_are_kept_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From clients, and from what is imported; where modules are, and warnings, is left."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+    code = "import json, os; print(json.dumps([k for k in os.environ if k.startswith('PYTHON')]))"
+    left = [name for name in ("PYTHONPATH", "PYTHONWARNINGS") if name in os.environ]
+    assert sorted(run_process([sys.executable, "-c", code], "somebody", 20)) == left
+    cpu_seconds("import sys; assert not sys.dont_write_bytecode", None)
+
+
+def test_a_program_in_c_is_measured_through_proxies() -> None:
+    """What it is listed for it is let do."""
+    features = CLIENTS["libcurl in C"].features
+    for name, feature in (("proxy", "proxy"), ("tunnel", "connect"), ("http2", "http2")):
+        assert feature in features
+        assert SCENARIOS[name].cannot("libcurl in C") is None
+    assert SCENARIOS["get-100-varied"].cannot("libcurl in C")

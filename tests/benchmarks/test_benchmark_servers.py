@@ -222,3 +222,17 @@ def ask(
             )
             while data := sock.recv(65536):
                 yield data
+
+
+def test_pythons_own_switches_are_kept_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that debugs itself would slow its clients down."""
+    monkeypatch.setenv("PYTHONDEVMODE", "1")
+    code = "import sys, time; print(sys.flags.dev_mode, flush=True); time.sleep(60)"
+    with running_line([sys.executable, "-c", code], "a server") as line:
+        assert line == "False"
+    (port,) = free_ports(1)
+    serve = f"import socket, sys, time; socket.create_server(('127.0.0.1', {port}))"
+    code = f"import sys; sys.exit(7) if sys.flags.dev_mode else 0; {serve}; time.sleep(60)"
+    code = code.replace("; socket.create", "; listener = socket.create")
+    with running([sys.executable, "-c", code], "a server", [port], None):
+        pass

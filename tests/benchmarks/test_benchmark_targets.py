@@ -67,22 +67,33 @@ def test_best_peer_is_the_fastest_that_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("packages", "verdict"),
-    [
-        (("whimbrel",), Verdict(None, "the best peer is not known without wreq")),
-        (("no-such-distribution-as-this",), Verdict(True, "1.67 x niquests")),
-    ],
+    "packages",
+    [("whimbrel",), ("no-such-distribution-as-this",)],
     ids=["installed", "not installed"],
 )
+@pytest.mark.parametrize("absent", CONTENDERS)
 def test_best_peer_needs_all_who_might_be_it(
-    packages: tuple[str, ...], verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+    absent: str, packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in CONTENDERS:
-        here = packages if name == "wreq" else ("whimbrel",)
-        client = CLIENTS[name]._replace(packages=here, also_missing=list)
-        monkeypatch.setitem(CLIENTS, name, client)
-    measured = result("download-stream", {k: v for k, v in RATES.items() if k != "wreq"})
+    """Whatever the reason is for which one was not measured."""
+    monkeypatch.setitem(CLIENTS, absent, CLIENTS[absent]._replace(packages=packages))
+    measured = result("download-stream", {k: v for k, v in RATES.items() if k != absent})
+    verdict = Verdict(None, f"the best peer is not known without {absent}")
     assert BEST.judge(measured) == verdict
+
+
+def test_best_peer_is_known_without_who_cannot_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CLIENTS, "wreq", CLIENTS["wreq"]._replace(features=frozenset()))
+    measured = result("download-stream", {k: v for k, v in RATES.items() if k != "wreq"})
+    assert BEST.judge(measured) == Verdict(True, "1.67 x niquests")
+
+
+def test_contenders_take_part_wherever_the_best_peer_is_asked_for() -> None:
+    for target in TARGETS:
+        if isinstance(target, Ratio) and target.peer is None:
+            entrants = SCENARIOS[target.scenario].entrants
+            assert {"aiohttp, uvloop", "Tornado simple", *CONTENDERS} <= {*target.entrants}
+            assert {*CONTENDERS} <= {*entrants}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import asyncio
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -259,3 +261,29 @@ def test_what_is_missing_is_named() -> None:
     assert also.missing == ["a compiler"]
     assert client._replace(packages=("whimbrel",)).missing == []
     assert list(client._replace(packages=("whimbrel",)).versions) == ["whimbrel"]
+
+
+def test_a_broken_pycurl_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As missing, for all that need it; the others do not notice."""
+    monkeypatch.setitem(sys.modules, "pycurl", None)
+    for client in clients.CLIENTS.values():
+        if client.packages and all(clients._version(name) for name in client.packages):
+            broken = "pycurl" in client.packages
+            assert any("a pycurl that can be imported" in name for name in client.missing) is broken
+
+
+async def test_large_bodies_have_a_deadline() -> None:
+    """As everywhere else: it is part of the work."""
+    for name in ("whimbrel curl", "whimbrel simple"):
+        asked: list[float] = []
+
+        async def fetch(url: str, asked: list[float] = asked, **options: Any) -> Any:
+            asked.append(options["request_timeout"])
+            return SimpleNamespace(code=200, body=b"")
+
+        async with clients.CLIENTS[name].open(session.Options(1)) as opened:
+            opened._client = SimpleNamespace(fetch=fetch)
+            await opened.download("http://localhost/")
+            await opened.post("http://localhost/", b"")
+            await opened.post_chunks("http://localhost/", b"a", 1)
+        assert asked == [session.LONG_SECONDS] * 3

@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-# Appended to a copy of the client: work, and a call of the system, that nobody asked for.
+# Appended to modules of a copy of the client: work, and a system call, that nobody asked for.
 BURDEN = """
+
+import os
 
 def _burdened(function):
     def burdened(*args, **kwargs):
@@ -30,11 +32,34 @@ def _burdened(function):
     return burdened
 
 """
-FETCH = "AsyncHTTPClient.fetch = _burdened(AsyncHTTPClient.fetch)"
-HEADERS = """
-from whimbrel._pipeline.response import _ON_DEMAND
-_ON_DEMAND['headers'] = _burdened(HTTPResponse._parse_headers)
+# For each descriptor that is ready, where more than one is.
+CROWD = """
+def _burdened_by_crowd(serve):
+    def burdened(self, found):
+        if len(found) > 1:
+            for _ in found:
+                _burdened(int)()
+        return serve(self, found)
+
+    return burdened
+
 """
+FETCH = {
+    "httpclient.py": "AsyncHTTPClient.fetch = _burdened(AsyncHTTPClient.fetch)",
+}
+HEADERS = {
+    "_pipeline/response.py": """
+_ON_DEMAND['headers'] = _burdened(HTTPResponse._parse_headers)
+""",
+}
+SEVERAL = {
+    "_readiness.py": f"""{CROWD}
+Readiness._call_who_waits = _burdened_by_crowd(Readiness._call_who_waits)
+""",
+    "_curl/pollers.py": f"""{CROWD}
+EpollPoller._act = _burdened_by_crowd(EpollPoller._act)
+""",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,11 +92,15 @@ def test_system_calls(calls: Any, notes: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("burdened", "cases"),
-    [(FETCH, ["curl", "simple"]), (HEADERS, ["curl varied", "simple varied"])],
-    ids=["fetch", "headers"],
+    [
+        (FETCH, ["curl", "simple"]),
+        (HEADERS, ["curl varied", "simple varied"]),
+        (SEVERAL, ["curl 20", "simple 20"]),
+    ],
+    ids=["fetch", "headers", "several"],
 )
 def test_a_burden_is_noticed(
-    burdened: str,
+    burdened: dict[str, str],
     cases: list[str],
     instructions: Any,
     calls: Any,
@@ -80,12 +109,14 @@ def test_a_burden_is_noticed(
 ) -> None:
     """The same client with a loop and a system call added, which is counted as such.
 
-    What is added to the headers of a response is found by the load that reads them.
+    What is added to the headers of a response is found by the load that reads them, and what comes
+    with several that are ready by the one that has several in flight.
     """
     copy = tmp_path / "whimbrel"
     shutil.copytree(ROOT / "src" / "whimbrel", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    with (copy / "httpclient.py").open("a", encoding="utf-8") as file:
-        file.write(BURDEN + burdened)
+    for name, code in burdened.items():
+        with (copy / name).open("a", encoding="utf-8") as file:
+            file.write(BURDEN + code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     expected = numbers.Expected.load().updated(instructions, calls)
 

@@ -155,3 +155,42 @@ def test_what_strace_writes() -> None:
         "recv",
         "epoll_ctl",
     ]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"instructions": {"3.11": {}}}'])
+def test_a_file_without_numbers_is_no_success(text: str, tmp_path: Path) -> None:
+    """Every case is named, and can be recorded."""
+    path = tmp_path / "numbers.json"
+    path.write_text(text)
+    expected = numbers.Expected.load(path)
+    words = [f"{case}: nothing is recorded" for case in ("curl", "simple")]
+    found = numbers.judge_instructions(expected, instructions(), "3.11").failures
+    assert [failure.partition(";")[0] for failure in found] == words
+    found = numbers.judge_calls(expected.system_calls, CALLS).failures
+    assert [failure.partition(";")[0] for failure in found] == [
+        *words,
+        "simple varied: nothing is recorded",
+    ]
+    expected.updated(instructions(), CALLS).save(path)
+    assert numbers.Expected.load(path).instructions[numbers.PYTHON]["curl"] == 400
+
+
+@pytest.mark.parametrize(("text", "words"), [("[]", "not an object"), ("{", "Expecting property")])
+def test_a_file_that_is_none_is_named(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command: Any = pytest.importorskip("benchmarks.guard.__main__")
+    path = tmp_path / "numbers.json"
+    path.write_text(text)
+    monkeypatch.setattr(command, "missing", list)
+    load = numbers.Expected.load
+    monkeypatch.setattr(command.Expected, "load", lambda: load(path))
+    with pytest.raises(SystemExit, match=f"^numbers.json: {words}"):
+        command.main([])
+
+
+def test_the_table_of_what_nobody_recorded() -> None:
+    command: Any = pytest.importorskip("benchmarks.guard.__main__")
+    nothing = numbers.Expected({}, {}, {})
+    found = dict.fromkeys(["bare", *measure.CASES], 100.0)
+    assert "| curl 20 " in command._instructions(nothing, found)
