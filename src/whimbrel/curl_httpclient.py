@@ -53,7 +53,9 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
         super().initialize(**kwargs)
         self._use_epoll = use_epoll
         self._idle: list[Transfer] = []
-        self._tunnels: dict[int, tuple[int | None, list[bytes]]] = {}
+        self._tunnels: dict[
+            tuple[Address | None, Address | None], tuple[int | None, list[bytes]]
+        ] = {}
         # Local ends of HTTP/1 connections that were readable while they idled: what they hold
         # is not the answer to any request (libcurl itself looks only after a second).
         self._tainted: set[tuple[str, int]] = set()
@@ -106,10 +108,14 @@ class CurlAsyncHTTPClient(AsyncHTTPClient):
 
     # For transfers
 
-    def _remember_tunnel(self, connection: int, code: int | None, lines: list[bytes]) -> None:
+    def _remember_tunnel(
+        self, ends: tuple[Address, Address], code: int | None, lines: list[bytes]
+    ) -> None:
+        """What a proxy said when it made the tunnel between these two, local and remote."""
+        self._tunnels.pop(ends, None)
         if len(self._tunnels) >= self._remembered:
             del self._tunnels[next(iter(self._tunnels))]
-        self._tunnels[connection] = (code, lines)
+        self._tunnels[ends] = (code, lines)
 
     def _remember_connection(
         self, local: Address, remote: Address, number: int, version: str

@@ -376,6 +376,68 @@ async def test_a_tunnel_that_is_made_again(
             assert (error.stage, error.proxy_code) == ("tunnel", 502)
 
 
+@pytest.mark.parametrize("backend", ["curl"], indirect=True)
+@each_way
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 Connected\r\nSet-Cookie: evil=1\r\nHTTP/1.1 200 x: y\r\n\r\n",
+        b"HTTP/1.1 200 Connected\r\nSet-Cookie: evil=1\r\nHTTP/1.1 404: y\r\n\r\n",
+        b"HTTP/1.1 200x\r\nSet-Cookie: evil=1\r\n\r\n",
+    ],
+)
+async def test_no_line_of_a_proxys_is_the_origins(
+    client: Any, certificates: Any, origin_context: Any, way: str, answer: bytes
+) -> None:
+    """Whatever it looks like. (The simple backend refuses such answers.)"""
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_head()
+        await peer.start_tls(origin_context, answer)
+        while True:
+            await peer.read_request()
+            await peer.send(reply("404 Gone", b"no", "X-Origin: 1"))
+
+    async with ScriptedServer(handler) as proxy:
+        for _ in range(2):
+            response = await client.fetch(
+                "https://origin.test/",
+                proxy=proxy.url(),
+                ca_certs=certificates.ca_file,
+                raise_error=False,
+                **WAYS[way](),
+            )
+            assert response.code == 404
+            assert dict(response.headers) == {"X-Origin": "1", "Content-Length": "2"}
+
+
+@pytest.mark.parametrize("backend", ["curl"], indirect=True)
+async def test_a_login_at_a_proxy_that_a_caller_set(client: Any) -> None:
+    """Of its rounds nobody else knows."""
+    rounds = 0
+
+    async def handler(peer: Peer) -> None:
+        nonlocal rounds
+        while True:
+            await peer.read_head()
+            rounds += 1
+            asked = challenge(f"n{rounds}", ", stale=true")
+            await peer.send(
+                f"HTTP/1.1 407 Who\r\nProxy-Authenticate: {asked}\r\n".encode() + TRAILERS
+            )
+
+    async with ScriptedServer(handler) as proxy:
+        error = await error_of(
+            client.fetch(
+                "https://origin.test/",
+                proxy=proxy.url(userinfo="alice:secret"),
+                prepare_curl_callback=lambda easy: easy.setopt(easy.PROXYAUTH, 2),
+            )
+        )
+        assert isinstance(error, HTTPProxyError)
+        assert rounds == 5
+
+
 @each_way
 @pytest.mark.parametrize("second", ["200 Connected", "502 Bad"])
 async def test_a_kept_tunnel_that_was_closed(

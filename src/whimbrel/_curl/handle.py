@@ -91,7 +91,9 @@ class Handle:
         wanted = self.plan if profile is self._profile else plan(profile)
         assert wanted is not None
         # The rounds of a login at a proxy, which come without PREREQFUNCTION, have to be counted.
-        has_rounds = wanted.tunnel and not wanted.lasting
+        has_rounds = wanted.tunnel and (
+            not wanted.lasting or exchange.prepare_curl_callback is not None
+        )
         watching = is_watched or has_rounds or profile.expect_100_continue
         # The same object: plan() remembers what it made of a profile.
         if self.dirty or wanted is not self.plan or watching is not self.watching:

@@ -109,6 +109,7 @@ class Transfer:
         "_large",
         "_lines",
         "_local",
+        "_mark",
         "_number",
         "_opened",
         "_owner",
@@ -159,6 +160,7 @@ class Transfer:
         self._head_bytes = 0
         self._interim = 0
         self._continued = False
+        self._mark = 0  # where the lines begin of what came on the socket that was opened last
         self._opened = 0  # the number of the request that a socket was opened for
         self._requests = 0
         self._resends = 0
@@ -245,8 +247,11 @@ class Transfer:
 
     def _on_socket(self, fd: int, purpose: int) -> int:
         """SOCKOPTFUNCTION: a socket was made for this transfer."""
+        if self._opened <= self._requests:
+            self._mark = len(self._lines)
         self._opened = self._requests + 1
         self._proxy_code = None  # what it said on a connection before
+        self._proxy_lines = []
         self._owner._driver.opened(fd, self.easy)
         return 0
 
@@ -261,8 +266,11 @@ class Transfer:
             remote, local, remote_port, local_port = ends
             number, address, peer = None, (local, local_port), (remote, remote_port)
         assert self._plan is not None
-        if self._plan.tunnel and self._opened > self._requests and not self._handle.watching:
-            self._take_answer_to_connect()
+        if self._plan.tunnel and self._opened > self._requests:
+            if not self._handle.watching:
+                self._take_answer_to_connect()
+            # Here, for others may share it before this response has come.
+            owner._remember_tunnel((address, peer), self._proxy_code, self._proxy_lines)
         if self._requests:
             return self._on_further_request(number, address, peer)
         self._requests = 1
@@ -287,8 +295,8 @@ class Transfer:
         before = self._local
         self._number, self._local, self._remote = number, address, peer
         self._lane = owner._driver.lane_of(self.easy)
-        if len(self._lines) > self._seen:
-            # An answer came: this is the next round of an authentication.
+        if len(self._lines) > self._seen and self._status() // 100 != 2:
+            # An answer came, to which libcurl answers: the next round of an authentication.
             self._head_pending = False
             try:
                 self._check_answered()
@@ -395,18 +403,15 @@ class Transfer:
         return None
 
     def _take_answer_to_connect(self) -> None:
-        """Put the last header lines aside, which are the proxy's: of a tunnel where nobody watches
-        them, or of an answer that has not ended."""
-        lines, start = self._lines, self._block
-        if self._requests and self._handle.watching:
-            # What came through a tunnel before.
-            start += len(block_at(lines, start) or ())
+        """Put aside all lines that came on a connection before the request is sent on it: they are
+        the proxy's, whatever they look like, and none may pass for the origin's."""
+        lines, start = self._lines, self._mark
         begun = start_of_answer(lines, start)
         status = status_of(lines[begun:])
         if status:
             self._proxy_code = status
             self._proxy_lines = lines[begun:]
-            del lines[begun:]
+        del lines[start:]
 
     def _end_answer_to_connect(self) -> int | None:
         """A proxy's header block is whole; it may be that of a second tunnel."""
@@ -843,6 +848,7 @@ class Transfer:
         self._handle.dirty = True
         self._lines.clear()
         self._block = self._seen = self._head_bytes = self._interim = self._answers = 0
+        self._mark = 0
         self._continued = False
         self._proxy_code = None
         self._proxy_lines = []
@@ -1010,12 +1016,10 @@ class Transfer:
         assert self._plan is not None
         if self._plan.tunnel:
             tunnels = self._owner._tunnels
-            connection = response.connection_id or 0
             if not self._proxy_lines:
                 # A reused tunnel: what the proxy said when it was made.
-                self._proxy_code, self._proxy_lines = tunnels.get(connection, (None, []))
-            else:
-                self._owner._remember_tunnel(connection, self._proxy_code, self._proxy_lines)
+                ends = self._local, self._remote
+                self._proxy_code, self._proxy_lines = tunnels.get(ends, (None, []))
             response.proxy_code = self._proxy_code
             response._proxy_lines = self._proxy_lines
         elif response.code == 407:
@@ -1066,8 +1070,9 @@ class Transfer:
             appconnect=getinfo(pycurl.APPCONNECT_TIME),
             total=getinfo(pycurl.TOTAL_TIME),
             os_errno=getinfo(pycurl.OS_ERRNO),
-            # Not libcurl's, which may be that of the connection before.
-            connect_code=self._proxy_code or 0,
+            # libcurl's may be that of a connection before.
+            connect_code=(0 if self._requests else getinfo(pycurl.HTTP_CONNECTCODE))
+            or (self._proxy_code or 0),
             proxy_error=_info(self.easy, _PROXY_ERROR),
             proxy_verify=_info(self.easy, getattr(pycurl, "PROXY_SSL_VERIFYRESULT", 0)),
         )
