@@ -57,19 +57,21 @@ def origin_context(certificates: Any) -> ssl.SSLContext:
 
 
 @each_way
-async def test_a_challenge_with_two_lengths(client: Any, way: str) -> None:
+@pytest.mark.parametrize("trailer", [None, b"HTTP/1.1 200 x: y"])
+async def test_a_challenge_with_two_lengths(client: Any, way: str, trailer: bytes | None) -> None:
     """RFC 9112 section 6.1: whoever goes by one of them takes the rest for the next answer."""
     smuggled = ok(b"smuggled")
-    both = b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % (5 + len(smuggled))
+    end = b"0\r\n\r\n" if trailer is None else b"0\r\n" + trailer + b"\r\n\r\n"
+    both = b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % (len(end) + len(smuggled))
 
     async def handler(peer: Peer) -> None:
         await peer.read_request()
-        await peer.send(ASKED + both + b"0\r\n\r\n")
+        await peer.send(ASKED + both + end)
         await peer.read_request()
         await peer.send(smuggled)
 
     async with ScriptedServer(handler) as server:
-        with pytest.raises(HTTPProtocolError, match="both Content-Length and Transfer-Encoding"):
+        with pytest.raises(HTTPProtocolError, match=None if trailer else "both Content-Length and"):
             await client.fetch(server.url(), **CREDENTIALS, **WAYS[way]())
         assert len(server.requests) == 1
 
@@ -409,6 +411,78 @@ async def test_no_line_of_a_proxys_is_the_origins(
             )
             assert response.code == 404
             assert dict(response.headers) == {"X-Origin": "1", "Content-Length": "2"}
+
+
+@pytest.mark.parametrize("backend", ["curl"], indirect=True)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("trailer", [b"X-T: 1", b"HTTP/1.1 401 x: y"])
+async def test_a_login_for_a_second_tunnel(
+    client: Any, certificates: Any, origin_context: Any, method: str, trailer: bytes
+) -> None:
+    """The proxy's challenge is none of the origin's, which has not answered the request that the
+    end of the first tunnel swallowed."""
+    inside = 0
+
+    async def handler(peer: Peer) -> None:
+        nonlocal inside
+        number = len(proxy.connections)
+        await peer.read_head()
+        asked = challenge(f"n{number}", ", stale=true" if number > 1 else "")
+        fields = f"HTTP/1.1 407 Who\r\nProxy-Authenticate: {asked}\r\n".encode()
+        await peer.send(fields + TRAILERS[:-2].replace(b"X-Leak: 2", trailer) + b"\r\n")
+        await peer.read_head()
+        await peer.start_tls(origin_context, CONNECTED)
+        while True:
+            await peer.read_request()
+            inside += 1
+            if inside == 2:
+                return
+            await peer.send(ok(b"yes"))
+
+    async with ScriptedServer(handler) as proxy:
+
+        def fetch() -> Any:
+            return client.fetch(
+                "https://origin.test/",
+                method=method,
+                body=None if method == "GET" else b"x",
+                proxy=proxy.url(userinfo="alice:secret"),
+                proxy_auth_mode="digest",
+                ca_certs=certificates.ca_file,
+            )
+
+        assert (await fetch()).code == 200
+        if method == "GET" and trailer == b"X-T: 1":
+            assert (await fetch()).code == 200
+        elif method == "POST":
+            assert not (await error_of(fetch())).retryable
+            assert inside == 2
+
+
+@pytest.mark.parametrize("backend", ["curl"], indirect=True)
+async def test_what_a_proxy_said_is_kept(
+    client: Any, certificates: Any, origin_context: Any
+) -> None:
+    """Whatever options a request through its tunnel has."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.read_head()
+        await peer.start_tls(origin_context, CONNECTED)
+        while True:
+            await peer.read_request()
+            await peer.send(ok(b"yes"))
+
+    async with ScriptedServer(handler) as proxy:
+        for prepare in (None, lambda easy: None, None):
+            response = await client.fetch(
+                "https://origin.test/",
+                proxy=proxy.url(),
+                ca_certs=certificates.ca_file,
+                prepare_curl_callback=prepare,
+            )
+            assert response.proxy_code == 200
+            assert dict(response.proxy_headers) == {"X-Proxy": "here"}
+        assert len(proxy.connections) == 1
 
 
 @pytest.mark.parametrize("backend", ["curl"], indirect=True)

@@ -270,7 +270,8 @@ class Transfer:
             if not self._handle.watching:
                 self._take_answer_to_connect()
             # Here, for others may share it before this response has come.
-            owner._remember_tunnel((address, peer), self._proxy_code, self._proxy_lines)
+            if self._answers or not self._handle.watching:
+                owner._remember_tunnel((address, peer), self._proxy_code, self._proxy_lines)
         if self._requests:
             return self._on_further_request(number, address, peer)
         self._requests = 1
@@ -295,7 +296,12 @@ class Transfer:
         before = self._local
         self._number, self._local, self._remote = number, address, peer
         self._lane = owner._driver.lane_of(self.easy)
-        if len(self._lines) > self._seen and self._status() // 100 != 2:
+        assert self._plan is not None
+        status = self._status()
+        # Where a caller's SOCKOPTFUNCTION hides a new tunnel, it may be the proxy's answer.
+        is_hidden = exchange.prepare_curl_callback is not None and self._plan.tunnel
+        is_proxys = is_hidden and (status // 100 == 2 or status == 407)
+        if len(self._lines) > self._seen and not is_proxys:
             # An answer came, to which libcurl answers: the next round of an authentication.
             self._head_pending = False
             try:
@@ -422,7 +428,7 @@ class Transfer:
         self._answers += 1
         if not self._requests:
             self._block = len(lines)
-        elif begun <= self._seen:
+        elif self._mark <= self._seen:
             # No answer came through the first one, and this is none.
             self._block = self._seen = len(lines)
         if status == 407:
