@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,7 @@ PidFile {folder}/httpd.pid
 ErrorLog {folder}/error.log
 LogLevel warn
 Mutex file:{folder} default
-{modules}
-{user}
+{basics}
 Listen {host}:{origin}
 Listen {host}:{proxy}
 DocumentRoot {folder}/www
@@ -86,11 +85,20 @@ def modules_folder() -> str:
     return require_file(f"{_MODULE_FOLDERS[0]}/mod_auth_digest.so", "mod_auth_digest", "apache2")
 
 
+def basics(modules: Sequence[str]) -> str:
+    """The lines of a configuration that load `modules`, and name the account to go on as."""
+    folder = modules_folder()
+    lines = [f"LoadModule {name}_module {folder}/mod_{name}.so" for name in modules]
+    if os.geteuid() == 0:
+        # Started by root it must give up root, and the account has to exist.
+        lines += ["User www-data", "Group www-data"]
+    return "\n".join(lines)
+
+
 @contextmanager
 def serve(folder: Path) -> Iterator[Apache]:
     """Run apache: ``/digest`` on the origin wants a login, and so does the whole proxy."""
     program = require_program("apache2", "apache2")
-    modules = modules_folder()
     (folder / "www").mkdir(parents=True)
     (folder / "www" / "open").write_text("apache\n")
     (folder / "www" / "digest").write_text("apache digest\n")
@@ -107,11 +115,7 @@ def serve(folder: Path) -> Iterator[Apache]:
             origin=origin,
             proxy=proxy,
             realm=REALM,
-            modules="\n".join(
-                f"LoadModule {name}_module {modules}/mod_{name}.so" for name in _MODULES
-            ),
-            # Started by root it must give up root, and the account has to exist.
-            user="User www-data\nGroup www-data" if os.geteuid() == 0 else "",
+            basics=basics(_MODULES),
         )
     )
     with running(

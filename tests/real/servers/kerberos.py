@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .apache import modules_folder
+from .apache import basics, modules_folder
 from .process import HOST, ServerStartError, free_ports, require_file, require_program, running
 
 REALM = "REAL.TEST"
@@ -57,8 +57,7 @@ PidFile {folder}/httpd.pid
 ErrorLog {folder}/error.log
 LogLevel warn
 Mutex file:{folder} default
-{modules}
-{user}
+{basics}
 Listen {host}:{port}
 ProxyPass / http://{host}:{backend}/
 <Location />
@@ -142,8 +141,9 @@ def apache_front(folder: Path, realm: Realm, backend: int) -> Iterator[int]:
     """Run apache on the port that is given: it wants a ticket, tells the origin at port `backend`
     whose it was, in ``X-Remote-User``, and hands its answer on."""
     program = require_program("apache2", "apache2")
-    modules = modules_folder()
-    require_file(f"{modules}/mod_auth_gssapi.so", "mod_auth_gssapi", "libapache2-mod-auth-gssapi")
+    require_file(
+        f"{modules_folder()}/mod_auth_gssapi.so", "mod_auth_gssapi", "libapache2-mod-auth-gssapi"
+    )
     folder.mkdir()
     (port,) = free_ports(1)
     config = folder / "httpd.conf"
@@ -154,10 +154,7 @@ def apache_front(folder: Path, realm: Realm, backend: int) -> Iterator[int]:
             port=port,
             backend=backend,
             keytab=realm.keytab,
-            modules="\n".join(
-                f"LoadModule {name}_module {modules}/mod_{name}.so" for name in _MODULES
-            ),
-            user="User www-data\nGroup www-data" if os.geteuid() == 0 else "",
+            basics=basics(_MODULES),
         )
     )
     argv = [program, "-DFOREGROUND", "-f", str(config)]
